@@ -1,0 +1,78 @@
+"""MI-GAN discriminator (the supplement's Table S.5)."""
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from migan_jax.layers import channels
+from migan_jax.layers import check_resolution
+from migan_jax.layers import ConvBlock
+from migan_jax.layers import ConvSpec
+from migan_jax.layers import Dense
+from migan_jax.layers import minibatch_std
+from migan_jax.layers import PointwiseConv
+from migan_jax.layers import resolutions
+
+SQRT_HALF = 0.5**0.5
+
+
+class ResidualBlock(nn.Module):
+    """Halves the resolution; both paths carry sqrt(.5), so their sum has unit gain."""
+    features: int
+    out_features: int
+    spec: ConvSpec
+    from_input: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        if self.from_input:
+            x = PointwiseConv(self.features, self.spec, activate=True, name='fromrgb')(x)
+        skip = PointwiseConv(self.out_features, self.spec, use_bias=False, down=True,
+                             gain=SQRT_HALF, name='skip')(x)
+        x = ConvBlock(self.features, self.spec, name='conv1')(x)
+        x = ConvBlock(self.out_features, self.spec, down=True, gain=SQRT_HALF,
+                      name='conv2')(x)
+        return x + skip
+
+
+class Discriminator(nn.Module):
+    """MI-GAN discriminator (Table S.5).
+
+    Attributes:
+      resolution: R, a power of two from 16.
+      ch_base, ch_max: ch(r) = min(ch_base / r, ch_max).
+      spec: see `layers.ConvSpec`.
+    """
+    resolution: int
+    ch_base: int = 32768
+    ch_max: int = 512
+    spec: ConvSpec = ConvSpec()
+
+    @nn.compact
+    def __call__(self, x):
+        """Scores images.
+
+        Args:
+          x: f32[B, R, R, 4], `inpaint.critic_input`: [mask - 0.5, image], mask
+            1 = known, image in [-1, 1].
+
+        Returns:
+          f32[B, 1] logits, larger for what looks real.
+
+        Raises:
+          ValueError: resolution is no power of two, or x is not [B, R, R, 4].
+        """
+        check_resolution(self.resolution)
+        expected = (self.resolution, self.resolution, 4)
+        if x.ndim != 4 or x.shape[1:] != expected:
+            raise ValueError(f'discriminator input has shape {x.shape}; expected [B, '
+                             f'{expected[0]}, {expected[1]}, 4] for this model.')
+        ch = lambda r: channels(r, self.ch_base, self.ch_max)
+        for r in resolutions(self.resolution):
+            x = ResidualBlock(ch(r), ch(r // 2), self.spec,
+                              from_input=r == self.resolution, name=f'b{r}')(x)
+        x = minibatch_std(x)
+        x = ConvBlock(ch(4), self.spec, name='conv')(x)
+        # Flattened in (C, H, W) order, as the published weights expect.
+        x = jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)
+        x = Dense(ch(4), activate=True, name='fc')(x)
+        return Dense(1, name='out')(x)

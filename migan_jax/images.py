@@ -1,0 +1,159 @@
+"""One image file -> u8[H, W, 3], and the resizing that everything shares.
+
+Only numpy and Pillow. Training, evaluation and the command line tools decode and
+squash with these functions, so that they agree on what a file looks like.
+
+What a file's pixels become:
+
+* grayscale, palette, 1-bit, YCbCr, CMYK (JPEG: inverted, as Adobe writes it): RGB as
+  Pillow converts it;
+* transparency (alpha channel, transparent palette entry or colour): composited on
+  white, because the colours stored under transparent pixels are arbitrary;
+* 16-bit grayscale: divided by 257 and rounded, so 65535 is 255 and nothing clips;
+* EXIF orientation: applied;
+* several frames: the first one.
+"""
+
+import os
+
+import numpy as np
+from PIL import Image
+
+# Pillow warns beyond this size and refuses beyond twice of it.
+MAX_PIXELS = 89_478_485
+
+# What a folder or a zip is searched for. `decode` reads a few formats more.
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
+
+# Only these decoders see a file's bytes, whatever its name says: among Pillow's other
+# ones are some that start external programs.
+_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'PPM', 'TIFF')
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnreadableImage(ValueError):
+    """An image that cannot be used; the message names it and says why."""
+
+
+def decode(file, name=None, *, max_pixels=MAX_PIXELS, min_side=0):
+    """Reads one image as RGB (see the top of this file for the conversions).
+
+    Args:
+        file: a path, or a binary file object that can seek.
+        name: what error messages call it; the path by default.
+        max_pixels: larger images are refused before they are decoded. Pillow itself
+            refuses more than 178,956,970 pixels.
+        min_side: 0 decodes in full. A positive value lets JPEG files decode at 1/2,
+            1/4 or 1/8 of their size, several times faster, as long as the shorter side
+            stays at least this long. Pixels then differ slightly from a full decode
+            that is scaled down later: for training only.
+
+    Returns:
+        u8[H, W, 3].
+
+    Raises:
+        UnreadableImage: not an image of a known format, damaged, truncated, missing,
+            too large, or without a defined conversion to RGB.
+    """
+    name = os.fspath(file) if name is None else name
+    try:
+        with Image.open(file, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise UnreadableImage(
+                    f'{name}: {width} x {height} pixels, more than the {max_pixels:,} '
+                    'allowed; scale it down or raise max_pixels')
+            if min_side and image.format == 'JPEG':
+                image.draft(None, (min_side, min_side))
+            image.load()
+            return np.array(to_rgb(_upright(image)))
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception as error:
+        # On damaged files Pillow's parsers raise whatever they trip over: OSError,
+        # SyntaxError, struct.error, IndexError, DecompressionBombError and more.
+        raise UnreadableImage(
+            f'{name}: cannot read it as an image '
+            f'({type(error).__name__}: {error})') from error
+
+
+def _upright(image):
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:
+        # Only the metadata is damaged (any of Pillow's parser errors, see `decode`):
+        # the pixels are good as they are stored.
+        orientation = 1
+    transpose = _UPRIGHT.get(orientation)
+    return image if transpose is None else image.transpose(transpose)
+
+
+def to_rgb(image):
+    """A Pillow image of any mode -> mode RGB, as the top of this file says.
+
+    Raises:
+        ValueError: floating-point pixels or integers beyond 16 bits, whose range
+            nothing defines, or a mode that Pillow does not convert.
+    """
+    if image.mode == 'RGB' and not image.has_transparency_data:
+        return image
+    if image.mode == 'I' or image.mode.startswith('I;16'):
+        pixels = np.asarray(image).astype(np.int64)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError(
+                f'integer pixels from {pixels.min()} to {pixels.max()}, expected 16 '
+                'bits (0 to 65535); save it with 8 or 16 bits')
+        gray = ((pixels + 128) // 257).astype(np.uint8)
+        return Image.fromarray(gray).convert('RGB')
+    if image.mode == 'F':
+        raise ValueError(
+            'floating-point pixels have no defined range; save it with 8 or 16 bits')
+    if image.has_transparency_data:
+        # The detour makes premultiplied modes straight.
+        image = image.convert({'La': 'LA'}.get(image.mode, 'RGBA')).convert('RGBA')
+        white = Image.new('RGBA', image.size, 'white')
+        return Image.alpha_composite(white, image).convert('RGB')
+    return image.convert('RGB')
+
+
+def resize(image, height, width):
+    """u8[h, w, 3] -> u8[height, width, 3], bicubic, antialiased (Pillow's BICUBIC)."""
+    return np.array(
+        Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def squash(image, resolution):
+    """The whole image, its aspect ratio ignored: u8[h, w, 3] -> u8[R, R, 3]."""
+    return resize(image, resolution, resolution)
+
+
+def center_square(image):
+    """The largest centred square: [h, w, c] -> [s, s, c] with s = min(h, w), a view."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top:top + side, left:left + side]
+
+
+def random_square(image, min_crop, rng):
+    """A random square: [h, w, c] -> [s, s, c], a view.
+
+    The side is uniform in [min_crop, 1] times the shorter side (at least one pixel),
+    its place uniform over the image. `rng`, a numpy Generator, gives three numbers.
+    """
+    height, width = image.shape[:2]
+    u, v, w = rng.random(3)
+    side = max(1, round(min(height, width) * (min_crop + (1 - min_crop) * u)))
+    top = int(v * (height - side + 1))
+    left = int(w * (width - side + 1))
+    return image[top:top + side, left:left + side]

@@ -1,0 +1,280 @@
+"""What goes into the networks, what comes out, and pictures of any size.
+
+Mask polarity everywhere: 1 (255 in u8) = known, 0 = hole.
+
+`model_input`, `critic_input`, `composite`, `from_uint8` and `to_uint8` take jax
+arrays (also inside jit) or numpy arrays and answer in kind. The two functions for
+pictures of any size, `inpaint_resize` and `inpaint_pipeline`, work on the host in
+numpy, so that a new picture size compiles nothing: only the R x R model is compiled.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+
+def model_input(image, mask):
+    """The generator's input.
+
+    Args:
+        image: f[..., H, W, 3] in [-1, 1].
+        mask: f[..., H, W, 1] of the same dtype, 1 = known, 0 = hole.
+
+    Returns:
+        f[..., H, W, 4], mask first: `[mask - 0.5, image * mask]`, dtype kept.
+    """
+    return _numpy_of(image).concatenate([_centred(mask), image * mask], axis=-1)
+
+
+def critic_input(image, mask):
+    """The discriminator's input: `[mask - 0.5, image]`, f[..., H, W, 4].
+
+    Shapes and polarity as in `model_input`; the image is not masked, because the
+    discriminator judges what was painted into the hole.
+    """
+    return _numpy_of(image).concatenate([_centred(mask), image], axis=-1)
+
+
+def composite(output, image, mask):
+    """`output` in the hole, `image` where it is known; dtype kept.
+
+    Args:
+        output: [..., H, W, C] what the generator painted.
+        image: [..., H, W, C] of the same dtype and range.
+        mask: [..., H, W, 1] of the same dtype, 1 = known, 0 = hole; values in
+            between blend. With u8 arrays the mask must be 0 or 1, and the result is
+            exact.
+    """
+    return output * (mask.dtype.type(1) - mask) + image * mask
+
+
+def from_uint8(x):
+    """u8 levels 0..255 -> float32 in [-1, 1]; `to_uint8` returns the same levels."""
+    return x.astype(np.float32) / 127.5 - 1
+
+
+def to_uint8(x):
+    """f[...] in [-1, 1] -> u8, rounded half up: floor(clip(127.5 x + 128, 0, 255)).
+
+    This is also the truncation to u8 of the StyleGAN evaluation protocol.
+    """
+    numpy = _numpy_of(x)
+    # In bfloat16 the levels above 128 would be a whole unit apart before rounding.
+    levels = x.astype(np.float32) * 127.5 + 128
+    return numpy.floor(numpy.clip(levels, 0, 255)).astype(np.uint8)
+
+
+def inpaint_resize(generate, image, mask, resolution):
+    """Squashes the picture to R x R, paints, and composites in full resolution.
+
+    What the published demo does. Every pixel outside the hole keeps its bytes.
+
+    Args:
+        generate: f32[1, R, R, 4] -> f32[1, R, R, 3], see `model_input`.
+        image: u8[H, W, 3], any size.
+        mask: u8[H, W] or u8[H, W, 1]; 255 = known, any smaller value = hole.
+        resolution: R, what `generate` was trained at.
+
+    Returns:
+        u8[H, W, 3]; a copy of `image`, the model not run, if all of it is known.
+
+    Raises:
+        ValueError: wrong dtype or shape, or the model painted non-finite values.
+    """
+    known = _known(image, mask)
+    if known.all():
+        return image.copy()
+    height, width = known.shape
+    known = known.astype(np.uint8)
+    bicubic, nearest = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
+    square = (resolution, resolution)
+    seen = np.asarray(Image.fromarray(image).resize(square, bicubic))
+    seen_known = np.asarray(Image.fromarray(known).resize(square, nearest))
+    painted = _paint(generate, from_uint8(seen), seen_known.astype(np.float32))
+    painted = Image.fromarray(to_uint8(painted)).resize((width, height), bicubic)
+    return composite(np.asarray(painted), image, known[..., None])
+
+
+def inpaint_pipeline(generate, image, mask, resolution, *, padding=128, stretch=False):
+    """Paints a square crop around the hole and blends it in with a soft edge.
+
+    1. The box around the hole, `padding` pixels wider on each side, at least R,
+       square, moved to lie inside the picture, and cut where the picture is smaller.
+    2. A cut box that is no longer square is made square by mirroring picture *and*
+       mask at the picture's border. A mirrored hole stays a hole: calling it known
+       would show the model what it is asked to remove. `stretch=True` squeezes the
+       oblong box into R x R instead, as the published pipeline does.
+    3. Bilinear resize to R x R (mask nearest), model, bilinear resize back, clip.
+    4. The known mask, grown by one pixel (3x3 maximum) and blurred 5x5, blends the
+       box in; levels are truncated to u8.
+
+    Pixels outside the box, and inside it those at two or more pixels from the hole,
+    keep their bytes. Growing the known mask by one pixel means that a hole at most
+    two pixels wide closes and is not painted; `inpaint_resize` composites with the
+    mask as it is.
+
+    Args:
+        generate: f32[1, R, R, 4] -> f32[1, R, R, 3], see `model_input`.
+        image: u8[H, W, 3], any size from 1 x 1.
+        mask: u8[H, W] or u8[H, W, 1]; 255 = known. Any smaller value is hole, for the
+          box, for the model (which sees 0 and 1 only) and for the blending.
+        resolution: R, what `generate` was trained at.
+        padding: pixels of context around the hole.
+        stretch: see 2.
+
+    Returns:
+        u8[H, W, 3]; a copy of `image`, the model not run, if all of it is known.
+
+    Raises:
+        ValueError: wrong dtype or shape, or the model painted non-finite values.
+    """
+    known = _known(image, mask)
+    if known.all():
+        return image.copy()
+    top, bottom, left, right = hole_box(known, resolution, padding)
+    picture = image[top:bottom, left:right].astype(np.float32)
+    known = known[top:bottom, left:right].astype(np.float32)[..., None]
+
+    height, width = picture.shape[:2]
+    rows, columns = (height, width) if stretch else (max(height, width),) * 2
+    border = ((0, rows - height), (0, columns - width), (0, 0))
+    seen, seen_known = picture, known
+    if rows != height or columns != width:
+        seen = np.pad(picture, border, mode='symmetric')
+        seen_known = np.pad(known, border, mode='symmetric')
+    painted = _paint(
+        generate,
+        resize_bilinear(seen, resolution, resolution) / 127.5 - 1,
+        resize_nearest(seen_known, resolution, resolution)[..., 0],
+    )
+    painted = resize_bilinear(painted, rows, columns)[:height, :width]
+    painted = np.clip(painted, -1, 1) * 127.5 + 127.5
+
+    blended = composite(painted, picture, soften(known))
+    # Rounding noise of a blend that should hit a level must not cost that level.
+    levels = np.floor(np.clip(blended + 1e-3, 0, 255)).astype(np.uint8)
+    result = image.copy()
+    result[top:bottom, left:right] = levels
+    return result
+
+
+def hole_box(known, resolution, padding):
+    """The box that `inpaint_pipeline` crops.
+
+    Args:
+        known: bool[H, W], True = known; at least one pixel must be hole.
+        resolution: least side of the box in pixels.
+        padding: pixels of context around the hole.
+
+    Returns:
+        (top, bottom, left, right), ends exclusive. Its sides are equal unless the
+        picture is shorter than the longer one.
+    """
+    spans = []
+    for axis in (1, 0):
+        holes = np.flatnonzero(~known.all(axis=axis))
+        spans.append((int(holes[0]), int(holes[-1]) + 1))
+    longest = max(end - start for start, end in spans)
+    side = max(longest + 2 * padding, resolution)
+    box = []
+    for (start, end), length in zip(spans, known.shape):
+        first = (start + end) // 2 - side // 2
+        first = min(max(first, 0), max(length - side, 0))
+        box += [first, min(first + side, length)]
+    return tuple(box)
+
+
+def soften(known):
+    """Grows the known region by a pixel and blurs its edge.
+
+    3x3 maximum, then a separable 5x5 blur with weights exp(-((x - 2) / 2)^2),
+    normalised, reflected at the border.
+
+    Args:
+        known: f32[H, W, 1], 1 = known, 0 = hole.
+
+    Returns:
+        f32[H, W, 1] in [0, 1], exactly 1 where the whole 5x5 neighbourhood is 1.
+    """
+    height, width = known.shape[:2]
+    taps = np.exp(-(((np.arange(5) - 2) / 2) ** 2))
+    taps = (taps / taps.sum()).astype(np.float32)
+    # Blurring the hole, not the known region: a sum of zeros is exactly zero,
+    # whereas the taps add up to one only within rounding.
+    hole = 1 - known
+    padded = np.pad(hole, ((1, 1), (1, 1), (0, 0)), constant_values=1)
+    hole = np.minimum.reduce([padded[i:i + height] for i in range(3)])
+    hole = np.minimum.reduce([hole[:, i:i + width] for i in range(3)])
+    padded = np.pad(hole, ((2, 2), (2, 2), (0, 0)), mode='reflect')
+    hole = sum(taps[i] * padded[i:i + height] for i in range(5))
+    hole = sum(taps[i] * hole[:, i:i + width] for i in range(5))
+    return np.clip(1 - hole, 0, 1)
+
+
+def resize_bilinear(x, height, width):
+    """f32[H, W, C] -> f32[height, width, C]: half-pixel centres, edges clamped.
+
+    No antialiasing: each output pixel mixes at most four input pixels.
+    """
+    for axis, size in ((0, height), (1, width)):
+        length = x.shape[axis]
+        if length == size:
+            continue
+        position = (np.arange(size) + 0.5) * (length / size) - 0.5
+        position = np.clip(position, 0, length - 1)
+        low = np.floor(position).astype(np.int64)
+        high = np.minimum(low + 1, length - 1)
+        share = (position - low).astype(np.float32)
+        share = share[:, None, None] if axis == 0 else share[None, :, None]
+        x = x.take(low, axis) * (1 - share) + x.take(high, axis) * share
+    return x
+
+
+def resize_nearest(x, height, width):
+    """[H, W, C] -> [height, width, C]: output i reads input floor(i * in / out)."""
+    rows = np.arange(height) * x.shape[0] // height
+    columns = np.arange(width) * x.shape[1] // width
+    return x[rows][:, columns]
+
+
+def _numpy_of(x):
+    return np if isinstance(x, np.ndarray) else jnp
+
+
+def _centred(mask):
+    # numpy widens bfloat16 when the other operand is a python float.
+    return mask - mask.dtype.type(0.5)
+
+
+def _known(image, mask):
+    """Checks the two arrays; bool[H, W], True = known."""
+    rgb = image.ndim == 3 and image.shape[2] == 3 and image.size > 0
+    if image.dtype != np.uint8 or not rgb:
+        raise ValueError(
+            f'image: expected u8[H, W, 3] with H, W >= 1, got {image.dtype}'
+            f'{list(image.shape)}; convert the picture to RGB with 8 bits a channel'
+        )
+    if mask.ndim == 3 and mask.shape[2] == 1:
+        mask = mask[..., 0]
+    if mask.dtype != np.uint8 or mask.shape != image.shape[:2]:
+        raise ValueError(
+            f'mask: expected u8{list(image.shape[:2])} (255 = known, 0 = hole) to '
+            f'match the image, got {mask.dtype}{list(mask.shape)}'
+        )
+    return mask == 255
+
+
+def _paint(generate, image, known):
+    """Runs the model on f32[R, R, 3] and f32[R, R] (1 = known); f32[R, R, 3]."""
+    output = np.asarray(generate(model_input(image, known[..., None])[None]))
+    if output.shape != (1, *image.shape):
+        raise ValueError(
+            f'generate: expected an output of shape {[1, *image.shape]}, got '
+            f'{list(output.shape)}; is `resolution` the resolution of the model?'
+        )
+    if not np.isfinite(output).all():
+        raise ValueError(
+            'generate: the model painted non-finite values; the checkpoint is damaged '
+            'or its training diverged: use an earlier one'
+        )
+    return output[0].astype(np.float32)

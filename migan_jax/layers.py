@@ -1,0 +1,469 @@
+"""Layers that the generator and the discriminator share.
+
+Everything is NHWC / HWIO.  Depthwise 3x3 and the FIR resamplers are functions
+with VJPs of their own: on TPU and CPU they are bound by memory traffic, and
+plain autodiff of a nine-term sum moves six times the bytes of the closed forms
+below.  Every VJP is written with functions that have VJPs themselves, so that
+they can be differentiated twice, as the R1 penalty does.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Python floats, never NumPy scalars: a float64 scalar would promote bfloat16.
+SQRT2 = float(np.sqrt(2.0))
+CLAMP = 256.0
+EPS = 1e-8
+
+# FIR low-pass filter, outer([1, 3, 3, 1]) / 64: the taps along one axis.
+FIR_TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvSpec:
+    """What all convolutions of a network have in common.
+
+    Attributes:
+      branches: n kernels that are summed into one (re-parametrisation); 0 for
+        one plain kernel.
+      materialize_branches: keep all n kernels as parameters.  By default their
+        sum is trained instead: the n gradients are equal, so the sum follows the
+        same trajectory when the optimiser accounts for n (see
+        `steps.make_optimizer`), at 1/n of the parameters.
+      fused: the kernels are the deployed ones (summed, normalised): use as is.
+      depthwise: depthwise-separable blocks; False gives plain 3x3 convolutions
+        (the paper's first ablation).
+      dtype: of activations; parameters are always float32.
+    """
+    branches: int = 9
+    materialize_branches: bool = False
+    fused: bool = False
+    depthwise: bool = True
+    dtype: Any = jnp.float32
+
+
+def channels(resolution, ch_base, ch_max):
+    """Channels at a resolution, ch(r) = min(ch_base / r, ch_max) (Table S.4)."""
+    return min(ch_base // resolution, ch_max)
+
+
+def resolutions(resolution):
+    """Yields `resolution` and its halves down to 8; 4 is a block of its own."""
+    while resolution >= 8:
+        yield resolution
+        resolution //= 2
+
+
+def check_resolution(resolution):
+    """Raises ValueError unless `resolution` is a power of two from 16."""
+    if resolution < 16 or resolution & (resolution - 1):
+        raise ValueError(
+            f'resolution is {resolution}; expected a power of two from 16 (16, 32, '
+            '64, 128, 256, 512, ...): set config.model.resolution to one of these.')
+
+
+def at_least_float32(dtype):
+    """float32 for bfloat16 and float16, `dtype` itself for float32 and float64."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
+
+
+def lrelu(x, gain=1.0):
+    """Leaky ReLU (slope 0.2) times sqrt(2) * gain, clamped to +-256 * gain.
+
+    Args:
+      x: [...], any float dtype, kept.
+      gain: extra factor, a Python float.
+    """
+    x = jnp.where(x >= 0, x, 0.2 * x) * (SQRT2 * gain)
+    return jnp.clip(x, -CLAMP * gain, CLAMP * gain)
+
+
+# --- kernels ------------------------------------------------------------------
+
+
+def sum_branches(branches):
+    """Sum of n branch kernels: [n, ..., co] -> [..., co], sum_i w_i / sqrt(n)."""
+    return branches.sum(0) * float(branches.shape[0])**-0.5
+
+
+def normalize_kernel(kernel):
+    """Divides every output channel (last axis) by its L2 norm: [..., co]."""
+    axes = tuple(range(kernel.ndim - 1))
+    return kernel * jax.lax.rsqrt(
+        jnp.sum(jnp.square(kernel), axes, keepdims=True) + EPS)
+
+
+def effective_kernel(params):
+    """The kernel that a convolution applies, from its training parameters.
+
+    Args:
+      params: holds one of `branches` [n, kh, kw, ci, co], `branch_sum` or
+        `kernel` [kh, kw, ci, co].
+
+    Returns:
+      f32[kh, kw, ci, co], summed over branches and normalised; no fan-in gain.
+    """
+    if 'branches' in params:
+        return normalize_kernel(sum_branches(params['branches']))
+    if 'branch_sum' in params:
+        return normalize_kernel(params['branch_sum'])
+    return normalize_kernel(params['kernel'])
+
+
+class Kernel(nn.Module):
+    """Holds the parameters of one convolution kernel; returns the effective one.
+
+    Attributes:
+      shape: (kh, kw, ci, co).
+      spec: see `ConvSpec`.
+      use_branches: False for the encoder's fromrgb, which is never branched.
+    """
+    shape: tuple[int, ...]
+    spec: ConvSpec
+    use_branches: bool = True
+
+    @nn.compact
+    def __call__(self):
+        init = nn.initializers.normal(1.0)
+        n = self.spec.branches
+        if self.spec.fused:
+            return self.param('kernel', init, self.shape)
+        if not self.use_branches or n == 0:
+            name, shape = 'kernel', self.shape
+        elif self.spec.materialize_branches:
+            name, shape = 'branches', (n, *self.shape)
+        else:
+            # The sum of n draws of N(0, 1) over sqrt(n) is N(0, 1) again.
+            name, shape = 'branch_sum', self.shape
+        return effective_kernel({name: self.param(name, init, shape)})
+
+
+# --- depthwise 3x3 ------------------------------------------------------------
+
+
+def _shifts(x):
+    """The nine zero-padded 3x3 neighbours: yields (i, j, x[.., h+i-1, w+j-1, ..])."""
+    h, w = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for i in range(3):
+        for j in range(3):
+            yield i, j, padded[:, i:i + h, j:j + w, :]
+
+
+@jax.custom_vjp
+def depthwise_conv3x3(x, kernel):
+    """Depthwise 3x3 convolution with zero padding 1.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [3, 3, C] of the same dtype.
+
+    Returns:
+      [B, H, W, C], y[h, w] = sum_ij kernel[i, j] * x[h + i - 1, w + j - 1].
+    """
+    return sum(shifted * kernel[i, j] for i, j, shifted in _shifts(x))
+
+
+@jax.custom_vjp
+def depthwise_kernel_grad(x, g):
+    """Gradient of `depthwise_conv3x3` with respect to its kernel.
+
+    Args:
+      x: [B, H, W, C], the input of the convolution.
+      g: [B, H, W, C], the gradient of its output.
+
+    Returns:
+      [3, 3, C], summed in float32 whatever the dtype.
+    """
+    g32 = g.astype(at_least_float32(g.dtype))
+    rows = [jnp.sum(shifted.astype(g32.dtype) * g32, (0, 1, 2))
+            for _, _, shifted in _shifts(x)]
+    return jnp.stack(rows).reshape(3, 3, -1).astype(x.dtype)
+
+
+def _depthwise_fwd(x, kernel):
+    return depthwise_conv3x3(x, kernel), (x, kernel)
+
+
+def _depthwise_bwd(residuals, g):
+    x, kernel = residuals
+    # The transpose of a correlation is the correlation with the flipped kernel.
+    return (depthwise_conv3x3(g, kernel[::-1, ::-1]), depthwise_kernel_grad(x, g))
+
+
+def _kernel_grad_fwd(x, g):
+    return depthwise_kernel_grad(x, g), (x, g)
+
+
+def _kernel_grad_bwd(residuals, ct):
+    # The kernel gradient is bilinear in (x, g); ct has the shape of a kernel.
+    x, g = residuals
+    return depthwise_conv3x3(g, ct[::-1, ::-1]), depthwise_conv3x3(x, ct)
+
+
+depthwise_conv3x3.defvjp(_depthwise_fwd, _depthwise_bwd)
+depthwise_kernel_grad.defvjp(_kernel_grad_fwd, _kernel_grad_bwd)
+
+
+# --- FIR resampling -----------------------------------------------------------
+
+
+def _fir_conv(x, *, stride, padding):
+    """The FIR filter as a grouped 4x4 convolution."""
+    taps = np.outer(FIR_TAPS, FIR_TAPS)[:, :, None, None]
+    kernel = jnp.broadcast_to(jnp.asarray(taps, x.dtype), (4, 4, 1, x.shape[-1]))
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(padding, padding)] * 2,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=x.shape[-1])
+
+
+def _down2_axis(x, axis):
+    """out[i] = (x[2i-1] + 3 x[2i] + 3 x[2i+1] + x[2i+2]) / 8 along one axis."""
+    n = x.shape[axis]
+    pad = [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)]
+    x = jnp.pad(x, pad)
+    return sum(
+        tap * jax.lax.slice_in_dim(x, k, k + n - 1, stride=2, axis=axis)
+        for k, tap in enumerate(FIR_TAPS))
+
+
+def _down2_shifts(x):
+    return _down2_axis(_down2_axis(x, 1), 2)
+
+
+def _up2_axis(x, axis):
+    """out[2i] = .75 x[i] + .25 x[i-1], out[2i+1] = .75 x[i] + .25 x[i+1]."""
+    n = x.shape[axis]
+    pad = [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)]
+    padded = jnp.pad(x, pad)
+    before = jax.lax.slice_in_dim(padded, 0, n, axis=axis)
+    after = jax.lax.slice_in_dim(padded, 2, n + 2, axis=axis)
+    # Twice two neighbouring taps, from the gain of 2 per axis: 2/8 and 6/8.
+    outer, inner = 2 * FIR_TAPS[0], 2 * FIR_TAPS[1]
+    out = jnp.stack([inner * x + outer * before, inner * x + outer * after], axis + 1)
+    return out.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1:])
+
+
+def _up2_shifts(x):
+    return _up2_axis(_up2_axis(x, 1), 2)
+
+
+def _up2_conv(x):
+    """Zero insertion and the FIR filter with gain 4, as one dilated convolution."""
+    taps = 4 * np.outer(FIR_TAPS, FIR_TAPS)[:, :, None, None]
+    kernel = jnp.broadcast_to(jnp.asarray(taps, x.dtype), (4, 4, 1, x.shape[-1]))
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), [(2, 2)] * 2, lhs_dilation=(2, 2),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=x.shape[-1])
+
+
+@jax.custom_vjp
+def down2(x):
+    """FIR low-pass and decimation: [B, H, W, C] -> [B, H/2, W/2, C], pad 1.
+
+    A grouped convolution moves the fewest bytes on TPU, shifted slices on CPU.
+    """
+    return jax.lax.platform_dependent(
+        x, tpu=lambda x: _fir_conv(x, stride=2, padding=1), default=_down2_shifts)
+
+
+@jax.custom_vjp
+def up2(x):
+    """Zero insertion and FIR with gain 4: [B, H, W, C] -> [B, 2H, 2W, C].
+
+    Exactly 4 times the transpose of `down2`, hence each is the other's gradient.
+    """
+    return jax.lax.platform_dependent(x, tpu=_up2_conv, default=_up2_shifts)
+
+
+down2.defvjp(lambda x: (down2(x), None), lambda _, g: (up2(g) * 0.25,))
+up2.defvjp(lambda x: (up2(x), None), lambda _, g: (down2(g) * 4.0,))
+
+
+def conv3x3_resampled(x, kernel, *, up=False, down=False):
+    """Dense 3x3 convolution with optional FIR resampling by 2.
+
+    The FIR output is evaluated one pixel past each border and the convolution is
+    VALID: zero padding after the FIR would darken the border instead.
+
+    Args:
+      x: [B, H, W, ci].
+      kernel: [3, 3, ci, co] of the same dtype.
+    """
+    stride, padding = 1, 'SAME'
+    if up:
+        # Outside the image up2 sees zeros, so padding by one input pixel and
+        # cutting one output pixel leaves one more output pixel per side.
+        x = up2(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))[:, 1:-1, 1:-1]
+        # The published upsampling layers convolve, all others correlate.
+        kernel = kernel[::-1, ::-1]
+        padding = 'VALID'
+    elif down:
+        x = _fir_conv(x, stride=1, padding=2)
+        stride, padding = 2, 'VALID'
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+def conv1x1(x, kernel):
+    """1x1 convolution: [B, H, W, ci], [1, 1, ci, co] -> [B, H, W, co]."""
+    return jnp.einsum('bhwi,io->bhwo', x, kernel[0, 0])
+
+
+# --- modules ------------------------------------------------------------------
+
+
+class Noise(nn.Module):
+    """Adds strength * N(0, 1), one plane per sample, shared by all channels.
+
+    The strength is a scalar parameter, 0 at the start.  Modes: 'random' draws
+    from the rng stream `noise` (training), 'const' uses the plane stored in the
+    collection `noise` (evaluation, export), 'none' adds nothing.
+    """
+
+    @nn.compact
+    def __call__(self, x, mode):
+        b, h, w, _ = x.shape
+        strength = self.param('strength', nn.initializers.zeros, ())
+        plane = self.variable(
+            'noise', 'const',
+            lambda: jax.random.normal(self.make_rng('params'), (h, w), jnp.float32))
+        if mode == 'none':
+            return x
+        if mode == 'const':
+            noise = plane.value[None, :, :, None]
+        elif mode == 'random':
+            noise = jax.random.normal(self.make_rng('noise'), (b, h, w, 1), jnp.float32)
+        else:
+            raise ValueError(f"noise mode {mode!r}; expected 'random', 'const' or 'none'")
+        return x + (strength * noise.astype(strength.dtype)).astype(x.dtype)
+
+
+class ConvBlock(nn.Module):
+    """dw-sep of Tables S.4 and S.5, or a plain 3x3 convolution.
+
+    dw-sep: depthwise 3x3, bias, activation; [down2]; 1x1 without bias; [up2];
+    [noise]; activation.  With `spec.depthwise` False: 3x3 with resampling, bias,
+    [noise], activation.
+
+    Attributes:
+      features: output channels.
+      spec: see `ConvSpec`.
+      up, down: resample by 2.
+      noise: has a noise input.
+      gain: of every activation of the block.
+    """
+    features: int
+    spec: ConvSpec
+    up: bool = False
+    down: bool = False
+    noise: bool = False
+    gain: float = 1.0
+
+    @nn.compact
+    def __call__(self, x, noise_mode='none'):
+        dtype = self.spec.dtype
+        ci = x.shape[-1]
+        if self.spec.depthwise:
+            kernel = Kernel((3, 3, 1, ci), self.spec, name='depthwise')()
+            bias = self.param('bias', nn.initializers.zeros, (ci,))
+            x = depthwise_conv3x3(x, kernel[:, :, 0].astype(dtype))
+            x = lrelu(x + bias.astype(dtype), self.gain)
+            if self.down:
+                x = down2(x)
+            kernel = Kernel((1, 1, ci, self.features), self.spec, name='pointwise')()
+            x = conv1x1(x, kernel.astype(dtype))
+            if self.up:
+                x = up2(x)
+        else:
+            kernel = Kernel((3, 3, ci, self.features), self.spec, name='conv')()
+            bias = self.param('bias', nn.initializers.zeros, (self.features,))
+            x = conv3x3_resampled(x, kernel.astype(dtype), up=self.up, down=self.down)
+            x = x + bias.astype(dtype)
+        if self.noise:
+            x = Noise(name='noise')(x, noise_mode)
+        return lrelu(x, self.gain)
+
+
+class PointwiseConv(nn.Module):
+    """1x1 convolution with optional bias and activation, optional down2 first.
+
+    Attributes:
+      features: output channels.
+      spec: see `ConvSpec`; `spec.dtype` is the dtype it computes in.
+      use_branches, use_bias, activate, down: what the layer has.
+      gain: factor on the output (inside the activation if there is one).
+    """
+    features: int
+    spec: ConvSpec
+    use_branches: bool = True
+    use_bias: bool = True
+    activate: bool = False
+    down: bool = False
+    gain: float = 1.0
+
+    @nn.compact
+    def __call__(self, x):
+        dtype = self.spec.dtype
+        kernel = Kernel((1, 1, x.shape[-1], self.features), self.spec,
+                        self.use_branches, name='pointwise')()
+        x = x.astype(dtype)
+        if self.down:
+            x = down2(x)
+        x = conv1x1(x, kernel.astype(dtype))
+        if self.use_bias:
+            bias = self.param('bias', nn.initializers.zeros, (self.features,))
+            x = x + bias.astype(dtype)
+        if self.activate:
+            return lrelu(x, self.gain)
+        return x * self.gain if self.gain != 1.0 else x
+
+
+class Dense(nn.Module):
+    """Fully connected layer with run-time 1/sqrt(fan_in), in float32.
+
+    Attributes:
+      features: outputs.
+      activate: apply `lrelu`.
+    """
+    features: int
+    activate: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        fan_in = x.shape[-1]
+        kernel = self.param('kernel', nn.initializers.normal(1.0), (fan_in, self.features))
+        bias = self.param('bias', nn.initializers.zeros, (self.features,))
+        x = x.astype(kernel.dtype) @ (kernel * fan_in**-0.5) + bias
+        return lrelu(x) if self.activate else x
+
+
+def minibatch_std(x, group=4):
+    """Appends the standard deviation over groups of samples as one channel.
+
+    Samples j, j + N/4, j + 2N/4, j + 3N/4 form a group.  If 4 does not divide N
+    the group is the largest divisor of N below it.  On several devices groups lie
+    within a device: samples are compared with those of the same device only.
+
+    Args:
+      x: [N, H, W, C].
+
+    Returns:
+      [N, H, W, C + 1] (Table S.5, mbstd).
+    """
+    n, h, w, c = x.shape
+    while n % group:
+        group -= 1
+    # Squares of differences: float32, bfloat16 would cancel.
+    y = x.astype(at_least_float32(x.dtype)).reshape(group, n // group, h, w, c)
+    y = jnp.sqrt(jnp.mean(jnp.square(y - y.mean(0)), 0) + EPS)
+    y = jnp.mean(y, (1, 2, 3))                      # [N / group]
+    y = jnp.tile(y, group).astype(x.dtype)          # sample i is in group i mod N/group
+    y = jnp.broadcast_to(y[:, None, None, None], (n, h, w, 1))
+    return jnp.concatenate([x, y], -1)

@@ -1,0 +1,350 @@
+"""Models and TrainState from a config; saving and restoring them.
+
+A checkpoint directory (a training workdir, or what `tools/from_torch.py` writes):
+
+    DIR/config.json              everything a tool needs to know about the model
+    DIR/checkpoints/<step>/      Orbax: state, and the evaluation's metrics
+"""
+
+import functools
+import json
+import math
+import os
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from migan_jax.discriminator import Discriminator
+from migan_jax.fuse import fuse
+from migan_jax.generator import Generator
+from migan_jax.layers import check_resolution
+from migan_jax.layers import ConvSpec
+
+
+class CheckpointError(ValueError):
+    """A checkpoint directory can't be used; the message says what to do."""
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that training changes, arrays only.
+
+    Attributes:
+      step: i32[], finished iterations.
+      params_g, params_d: parameters of generator and discriminator.
+      ema: exponential moving average of params_g; what is evaluated and exported.
+      noise: the generator's constant noise planes.
+      opt_g, opt_d: optimiser states; the R1 step shares opt_d.
+    """
+    step: jax.Array
+    params_g: Any
+    params_d: Any
+    ema: Any
+    noise: Any
+    opt_g: Any
+    opt_d: Any
+
+
+class Models(NamedTuple):
+    """Networks and their optimisers."""
+    generator: nn.Module
+    discriminator: nn.Module
+    tx_g: optax.GradientTransformation
+    tx_d: optax.GradientTransformation
+
+
+def sanitize(gradients):
+    """NaN -> 0, +-inf -> +-1e5, per leaf."""
+    return jax.tree.map(
+        lambda g: jnp.nan_to_num(g, nan=0.0, posinf=1e5, neginf=-1e5), gradients)
+
+
+def _scale_branch_sums(factor):
+    """Multiplies the updates of every `branch_sum` by `factor`."""
+    def scale(path, update):
+        return update * factor if path[-1].key == 'branch_sum' else update
+    return optax.stateless(
+        lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
+
+
+def make_optimizer(learning_rate, b2, eps=1e-8, branches=0):
+    """Adam with b1 = 0 on sanitised gradients.
+
+    b1 = 0 needs no first moment: RMS scaling with bias correction is the same.
+    A kernel trained as the sum s = sum_i w_i / sqrt(n) of n equal-gradient branches
+    follows the trajectory of the branches: each sees dL/ds / sqrt(n), and equal
+    updates u of all branches move s by sqrt(n) * u.
+
+    Args:
+      learning_rate: of one branch.
+      b2: decay of the second moment.
+      eps: added to the root of the second moment.
+      branches: n of the parameters called `branch_sum`; 0 if there are none.
+    """
+    root = float(max(branches, 1))**0.5
+    chain = optax.chain(
+        _scale_branch_sums(1 / root),
+        optax.stateless(lambda updates, _: sanitize(updates)),
+        optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
+        _scale_branch_sums(root),
+        optax.scale(-learning_rate),
+    )
+
+    def update(updates, state, params=None):
+        # optax's bias correction mixes dtypes, which strict promotion forbids.
+        with jax.numpy_dtype_promotion('standard'):
+            return chain.update(updates, state, params)
+
+    return optax.GradientTransformation(chain.init, update)
+
+
+def lazy_optimizer(learning_rate, interval, branches):
+    """`make_optimizer` with the lazy-regularisation correction.
+
+    Every `interval` iterations a regulariser takes one more step with the same
+    optimiser: learning rate and log b2 shrink by interval / (interval + 1)
+    (Karras et al., Analyzing and improving the image quality of StyleGAN, 2020).
+    """
+    ratio = interval / (interval + 1)
+    return make_optimizer(learning_rate * ratio, 0.99**ratio, branches=branches)
+
+
+def conv_spec(model_config, *, fused=False):
+    """`layers.ConvSpec` of config.model."""
+    dtypes = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+    if model_config.dtype not in dtypes:
+        raise ValueError(f'config.model.dtype is {model_config.dtype!r}; expected one '
+                         f'of {sorted(dtypes)}.')
+    return ConvSpec(
+        branches=model_config.branches,
+        materialize_branches=model_config.materialize_branches,
+        fused=fused, depthwise=model_config.depthwise,
+        dtype=dtypes[model_config.dtype])
+
+
+def build_generator(config, *, fused=False):
+    """Generator of a config, in its training form or deployed (`fused`)."""
+    model = config.model
+    check_resolution(model.resolution)
+    return Generator(model.resolution, model.ch_base, model.ch_max,
+                     conv_spec(model, fused=fused), model.noise_at_4x4)
+
+
+def build_models(config):
+    """Generator, discriminator and optimisers of a config.
+
+    Raises:
+      ValueError: the resolution is no power of two from 16, or an unknown dtype.
+    """
+    model, optim = config.model, config.optim
+    generator = build_generator(config)
+    discriminator = Discriminator(
+        model.resolution, model.ch_base, model.ch_max, conv_spec(model))
+    # The published G settings keep the correction of a path-length step every 4
+    # iterations, though none is taken.
+    return Models(
+        generator, discriminator,
+        lazy_optimizer(optim.g_lr, optim.g_lazy_interval, model.branches),
+        lazy_optimizer(optim.d_lr, config.loss.r1_interval, model.branches))
+
+
+def init_state(models, resolution, key):
+    """TrainState at iteration 0.
+
+    Args:
+      models: `Models`.
+      resolution: R.
+      key: a JAX key.
+    """
+    key_g, key_d = jax.random.split(key)
+    x = jnp.zeros((1, resolution, resolution, 4))
+
+    @jax.jit  # Eager initialisation of some hundred arrays takes far longer.
+    def init():
+        g = models.generator.init(key_g, x, 'none')
+        d = models.discriminator.init(key_d, x)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params_g=g['params'], params_d=d['params'],
+            # A copy: donated buffers must not be shared.
+            ema=jax.tree.map(jnp.copy, g['params']), noise=g.get('noise', {}),
+            opt_g=models.tx_g.init(g['params']), opt_d=models.tx_d.init(d['params']))
+
+    return init()
+
+
+# --- files --------------------------------------------------------------------
+
+
+def write_atomically(path, data):
+    """Writes bytes so that `path` is never seen half-written."""
+    temporary = f'{path}.{os.getpid()}.tmp'
+    with open(temporary, 'wb') as f:
+        f.write(data)
+    os.replace(temporary, path)
+
+
+def _config_path(directory):
+    return os.path.join(directory, 'config.json')
+
+
+def save_config(config, directory):
+    """Writes DIR/config.json atomically."""
+    text = json.dumps(json.loads(config.to_json_best_effort()), indent=2, sort_keys=True)
+    write_atomically(_config_path(directory), (text + '\n').encode())
+
+
+def load_config(directory):
+    """The ConfigDict saved in a checkpoint directory.
+
+    Raises:
+      CheckpointError: there is none, or it is not readable.
+    """
+    path = _config_path(directory)
+    if not os.path.exists(path):
+        raise CheckpointError(
+            f'{directory} holds no config.json: it is not a checkpoint directory. '
+            'Expected a workdir of migan_jax.main or the output of from_torch.')
+    try:
+        with open(path) as f:
+            return ml_collections.ConfigDict(json.load(f))
+    except ValueError as error:
+        raise CheckpointError(f'{path} is not valid JSON: {error}') from error
+
+
+def _as_plain(value):
+    """Tuples and lists alike, as JSON has only lists."""
+    return json.loads(json.dumps(value))
+
+
+def differing_fields(config, saved, prefix=''):
+    """Lines 'field: saved value -> value now' where two configs differ."""
+    lines = []
+    for name in sorted(set(config) | set(saved)):
+        ours, theirs = config.get(name, 'absent'), saved.get(name, 'absent')
+        if isinstance(ours, ml_collections.ConfigDict) and isinstance(
+                theirs, ml_collections.ConfigDict):
+            lines += differing_fields(ours, theirs, f'{prefix}{name}.')
+        elif _as_plain(ours) != _as_plain(theirs):
+            lines.append(f'{prefix}{name}: {theirs} -> {ours}')
+    return lines
+
+
+def check_resumable(config, directory):
+    """Compares the model of a config with that of a workdir.
+
+    Raises:
+      CheckpointError: they differ; lists the fields with both values.
+    """
+    lines = differing_fields(config.model, load_config(directory).model, 'model.')
+    if lines:
+        raise CheckpointError(
+            f'{directory} was trained with another model (saved -> now):\n  '
+            + '\n  '.join(lines)
+            + '\nUse another --workdir, or the config that started this one.')
+
+
+def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', read_only=False):
+    """Orbax CheckpointManager of DIR/checkpoints: asynchronous, last K and best.
+
+    Args:
+      directory: workdir.
+      keep_last: how many of the newest to keep; the best is kept besides.
+      metric: name of the metric that decides what is best; '' for none.
+      mode: 'max' or 'min'.
+      read_only: for tools.
+    """
+    best = None
+    if metric:
+        best = lambda metrics: metrics.get(metric, -math.inf if mode == 'max' else math.inf)
+    policies = [preservation_policy.LatestN(keep_last)]
+    if best:
+        policies.append(preservation_policy.BestN(
+            best, reverse=mode == 'min', n=1, keep_checkpoints_without_metrics=False))
+    options = ocp.CheckpointManagerOptions(
+        best_fn=best, best_mode=mode, create=not read_only, read_only=read_only,
+        preservation_policy=None if read_only else (
+            preservation_policy.AnyPreservationPolicy(policies)),
+        enable_async_checkpointing=not read_only)
+    return ocp.CheckpointManager(
+        os.path.join(os.path.abspath(directory), 'checkpoints'), options=options)
+
+
+def unreplicate(tree):
+    """First local copy of a replicated tree, on the host.
+
+    Not `x[0]`: indexing a sharded array compiles a gather over devices.
+    """
+    return jax.device_get(jax.tree.map(lambda x: x.addressable_data(0)[0], tree))
+
+
+def save(manager, state, metrics=None):
+    """Saves an unreplicated state; returns before the files are written."""
+    manager.save(int(state.step), args=ocp.args.StandardSave(state), metrics=metrics)
+
+
+def restore(manager, state, step=None):
+    """Restores a state.
+
+    Args:
+      manager: from `checkpoint_manager`.
+      state: a TrainState of the right structure (arrays or ShapeDtypeStructs).
+      step: which; the latest by default.
+
+    Returns:
+      TrainState of host arrays.
+
+    Raises:
+      CheckpointError: the checkpoint does not fit `state`.
+    """
+    step = manager.latest_step() if step is None else step
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    try:
+        restored = manager.restore(step, args=ocp.args.StandardRestore(abstract))
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise CheckpointError(
+            f'checkpoint {step} in {manager.directory} can not be restored into this '
+            f'model: {error}') from error
+    return jax.device_get(restored)
+
+
+def load_generator(directory):
+    """The generator that a checkpoint directory holds: best, else latest, EMA.
+
+    Args:
+      directory: a training workdir or the output of `tools/from_torch.py`.
+
+    Returns:
+      config: ConfigDict; `config.model.resolution` is R.
+      generate: jitted f32[B, R, R, 4] (`inpaint.model_input`, mask 1 = known) ->
+        f32[B, R, R, 3], deployed form with constant noise.
+
+    Raises:
+      CheckpointError: no checkpoint there, or not of this model.
+    """
+    config = load_config(directory)
+    if not os.path.isdir(os.path.join(directory, 'checkpoints')):
+        raise CheckpointError(f'{directory} has a config.json but no checkpoints yet: '
+                              'train on, or name another directory.')
+    manager = checkpoint_manager(
+        directory, metric=config.eval.best_metric, mode=config.eval.best_mode,
+        read_only=True)
+    step = manager.best_step()
+    step = manager.latest_step() if step is None else step
+    if step is None:
+        raise CheckpointError(f'{directory}/checkpoints holds no finished checkpoint.')
+    models = build_models(config)
+    abstract = jax.eval_shape(functools.partial(
+        init_state, models, config.model.resolution, jax.random.key(0)))
+    state = restore(manager, abstract, step)
+    manager.close()
+    generator = build_generator(config, fused=True)
+    variables = {'params': fuse(state.ema), 'noise': state.noise}
+    return config, jax.jit(lambda x: generator.apply(variables, x, 'const')[0])

@@ -1,0 +1,15 @@
+"""Set once for all tests: CPU, eight virtual devices, strict dtype promotion."""
+
+import os
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+import jax
+
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+# Most of the suite's time is compilation: a second run finds it on disk.
+jax.config.update('jax_compilation_cache_dir', os.path.join(
+    os.path.dirname(__file__), '..', '.cache', 'xla'))

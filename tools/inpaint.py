@@ -1,0 +1,313 @@
+"""Inpaints a picture or a folder of pictures of any size.
+
+    python tools/inpaint.py --checkpoint=workdir --images=photos --masks=masks --out=out
+
+Images and masks are files or folders (searched recursively for jpg, jpeg, png and
+webp, hidden files left out). A mask belongs to the image with the same path below its
+folder, extensions aside; two single files belong together whatever their names are.
+
+Masks: white (255) = known, black (0) = hole; --invert_mask for the opposite. EXIF
+rotation is applied to images and masks. Each result is a PNG of the size of its
+(rotated) image, with the image's relative path.
+
+--mode=resize squashes the picture to the model's resolution, as the published demo
+does, and keeps every pixel outside the hole. --mode=pipeline paints a square crop
+around the hole, at the picture's own resolution where it can, and softens the edge.
+
+Everything is read and checked before the model runs. Errors go to stderr, one line
+each, and the exit code is 1.
+"""
+
+import os
+import pathlib
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+import numpy as np
+from PIL import Image
+
+from migan_jax import images as image_files
+from migan_jax import inpaint
+
+MODES = ('resize', 'pipeline')
+
+# JPEG puts up to a tenth of a brush mask's pixels a few levels off 0 and 255, but at
+# most a hundredth (quality 50) into the middle of the range. A photograph has over
+# half of its pixels there.
+MIDDLE = (32, 224)
+MAX_MIDDLE = 0.05
+
+# Beyond this share of hole in all masks together the polarity is worth a word.
+SUSPICIOUS_HOLE = 0.7
+
+
+class InputError(ValueError):
+    """Input that cannot be used: one line for each problem."""
+
+
+def run(generate, resolution, images, masks, out, invert_mask=False, mode='resize'):
+    """Checks all input, then inpaints every image into `out`.
+
+    Args:
+        generate: f32[1, R, R, 4] -> f32[1, R, R, 3], see `inpaint.model_input`.
+        resolution: R.
+        images: path of an image or a folder.
+        masks: path of a mask or a folder; 255 = known, 0 = hole.
+        out: folder for the results, made if missing.
+        invert_mask: True if the masks have 0 = known, 255 = hole.
+        mode: 'resize' or 'pipeline'.
+
+    Returns:
+        The paths written, in order.
+
+    Raises:
+        InputError: with everything that is wrong with the input; nothing was written.
+    """
+    if mode not in MODES:
+        raise InputError(f'mode: expected one of {", ".join(MODES)}, got {mode!r}')
+    pipeline = mode == 'pipeline'
+    inpaint_picture = inpaint.inpaint_pipeline if pipeline else inpaint.inpaint_resize
+    jobs = check(images, masks, out, invert_mask)
+    for done, (image, mask, target) in enumerate(jobs):
+        logging.log_every_n_seconds(logging.INFO, '%d of %d', 10, done, len(jobs))
+        picture = image_files.decode(image)
+        known, _ = read_mask(mask, invert_mask)
+        levels = np.where(known, 255, 0).astype(np.uint8)
+        write_png(inpaint_picture(generate, picture, levels, resolution), target)
+    return [target for _, _, target in jobs]
+
+
+def check(images, masks, out, invert_mask):
+    """Finds what would go wrong, and warns of what looks wrong.
+
+    Reads every file in full, because only that finds a truncated one.
+
+    Returns:
+        [(image path, mask path, target path)], sorted.
+
+    Raises:
+        InputError: see `run`.
+    """
+    images, masks, out = pathlib.Path(images), pathlib.Path(masks), pathlib.Path(out)
+    pairs = match(images, masks)
+    jobs = [(image, mask, out / f'{stem}.png') for stem, image, mask in pairs]
+    errors = check_out(images, masks, out, jobs)
+    warnings, all_known, all_hole = [], [], []
+    holes = pixels = 0
+    for image, mask, _ in jobs:
+        sizes = []
+        try:
+            sizes.append(image_files.decode(image).shape[:2])
+        except image_files.UnreadableImage as error:
+            errors.append(str(error))
+        try:
+            known, between = read_mask(mask, invert_mask)
+        except (image_files.UnreadableImage, InputError) as error:
+            errors.append(str(error))
+            continue
+        sizes.append(known.shape)
+        if len(set(sizes)) > 1:
+            (h, w), (mask_h, mask_w) = sizes
+            errors.append(
+                f'{mask}: the mask has {mask_w} x {mask_h} pixels, its image {image} '
+                f'has {w} x {h}; masks must have the size of the image'
+            )
+        if between:
+            warnings.append(
+                f'{mask}: {between} pixels ({between / known.size:.2%}) are neither 0 '
+                'nor 255; 128 and above is taken as 255 (save masks as PNG)'
+            )
+        if known.all():
+            all_known.append(mask)
+        elif not known.any():
+            all_hole.append(mask)
+        holes += known.size - np.count_nonzero(known)
+        pixels += known.size
+    if errors:
+        raise InputError('\n'.join(errors))
+
+    remedy = 'drop --invert_mask' if invert_mask else 'pass --invert_mask'
+    white, black = ('hole', 'known') if invert_mask else ('known', 'hole')
+    colours = f'white = {white}, black = {black}'
+    if all_known:
+        warnings.append(
+            'nothing to inpaint, the image is copied: the mask is all known '
+            f'({colours}; if it is the other way round, {remedy}): {listed(all_known)}'
+        )
+    if all_hole:
+        warnings.append(
+            'nothing is known, the model paints freely: the mask is all hole '
+            f'({colours}; if it is the other way round, {remedy}): {listed(all_hole)}'
+        )
+    if holes > SUSPICIOUS_HOLE * pixels:
+        warnings.append(
+            f'{holes / pixels:.0%} of the masks is hole; {colours}: if it is the other '
+            f'way round, {remedy}'
+        )
+    for warning in warnings:
+        warn(warning)
+    return jobs
+
+
+def match(images, masks):
+    """[(stem, image path, mask path)], sorted by stem; InputError if any is missing."""
+    errors = []
+    found = {}
+    for name, path in (('images', images), ('masks', masks)):
+        try:
+            found[name] = by_stem(path, name)
+        except InputError as error:
+            errors.append(str(error))
+    if errors:
+        raise InputError('\n'.join(errors))
+    pictures, known = found['images'], found['masks']
+    if images.is_file() and masks.is_file():
+        known = {images.stem: masks}
+    missing = [pictures[stem] for stem in sorted(pictures.keys() - known.keys())]
+    if missing:
+        raise InputError(
+            f'--masks={masks} has no mask for {listed(missing)} (a mask has the name '
+            'of its image, extension aside)'
+        )
+    unused = [known[stem] for stem in sorted(known.keys() - pictures.keys())]
+    if unused and not images.is_file():
+        warn(f'no image in {images} for the mask {listed(unused)}')
+    return [(stem, pictures[stem], known[stem]) for stem in sorted(pictures)]
+
+
+def by_stem(path, flag):
+    """{relative path without extension: path} of the images in a file or folder."""
+    if path.is_file():
+        return {path.stem: path}
+    if not path.is_dir():
+        raise InputError(f'--{flag}={path}: no such file or folder')
+    stems = {}
+    errors = []
+    for file in sorted(path.rglob('*')):
+        relative = file.relative_to(path)
+        if any(part.startswith('.') for part in relative.parts):
+            continue
+        if file.suffix.lower() not in image_files.SUFFIXES or not file.is_file():
+            continue
+        stem = relative.with_suffix('').as_posix()
+        if stem in stems:
+            errors.append(
+                f'--{flag}={path}: {stems[stem].name} and {file.name} differ only in '
+                f'their extension ({stems[stem]}, {file}); rename or remove one'
+            )
+        stems[stem] = file
+    if not stems:
+        errors.append(
+            f'--{flag}={path}: no image in this folder (looked for '
+            f'{", ".join(s[1:] for s in image_files.SUFFIXES)})'
+        )
+    if errors:
+        raise InputError('\n'.join(errors))
+    return stems
+
+
+def check_out(images, masks, out, jobs):
+    """Lines of complaint about the place for the results."""
+    errors = []
+    for flag, folder in (('images', images), ('masks', masks)):
+        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+            errors.append(
+                f'--out={out} must not be the --{flag} folder or lie in it: results '
+                f'would replace files of {folder} or be read as {flag} the next time'
+            )
+    if not errors:
+        inputs = {path.resolve() for image, mask, _ in jobs for path in (image, mask)}
+        errors += [
+            f'--out={out}: the result would replace the input {target}'
+            for _, _, target in jobs
+            if target.resolve() in inputs
+        ]
+    if out.exists() and not out.is_dir():
+        errors.append(f'--out={out} exists and is not a folder')
+    return errors
+
+
+def read_mask(path, invert):
+    """Reads a mask, 255 = known and 0 = hole, or the opposite with `invert`.
+
+    Returns:
+        bool[H, W], True = known, and the number of pixels neither 0 nor 255.
+
+    Raises:
+        image_files.UnreadableImage: not a readable image.
+        InputError: 5 % of the pixels or more are mid-grey, so it is no mask.
+    """
+    # Integer luma: grey levels keep their value, and colour shows as in between.
+    rgb = image_files.decode(path).astype(np.int32)
+    levels = (rgb @ np.array([299, 587, 114], np.int32)) // 1000
+    between = np.count_nonzero((levels != 0) & (levels != 255))
+    middle = np.count_nonzero((levels >= MIDDLE[0]) & (levels < MIDDLE[1]))
+    if middle >= MAX_MIDDLE * levels.size:
+        raise InputError(
+            f'{path}: not a mask: {between} pixels ({between / levels.size:.2%}) are '
+            f'neither 0 nor 255, {middle} of them grey or coloured; a mask is black '
+            'and white (255 = known, 0 = hole)'
+        )
+    return (levels >= 128) != invert, between
+
+
+def write_png(image, path):
+    """Writes u8[H, W, 3]; `path` is either complete or what it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        Image.fromarray(image).save(temporary, 'PNG')
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def listed(paths, limit=20):
+    """The first few paths in one line."""
+    more = [f'and {len(paths) - limit} more'] if len(paths) > limit else []
+    return ', '.join([str(path) for path in paths[:limit]] + more)
+
+
+def warn(message):
+    print(f'warning: {message}', file=sys.stderr)
+
+
+def define_flags():
+    flags.DEFINE_string(
+        'checkpoint', None,
+        'Training workdir (its best checkpoint, else its latest) or a folder written '
+        'by tools/from_torch.py.', required=True)
+    flags.DEFINE_string('images', None, 'Image or folder of images.', required=True)
+    flags.DEFINE_string(
+        'masks', None, 'Mask or folder of masks; white = known, black = hole.',
+        required=True)
+    flags.DEFINE_string('out', None, 'Folder for the results (PNG).', required=True)
+    flags.DEFINE_bool('invert_mask', False, 'The masks have white = hole instead.')
+    flags.DEFINE_enum(
+        'mode', 'resize', MODES,
+        'resize: squash the whole picture; pipeline: paint a crop around the hole.')
+
+
+def main(argv):
+    # Imported here: it brings in the models, which `run` takes as a function.
+    from migan_jax import state
+
+    if len(argv) > 1:
+        sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
+    args = flags.FLAGS
+    try:
+        config, generate = state.load_generator(args.checkpoint)
+        written = run(
+            generate, config.model.resolution, args.images, args.masks, args.out,
+            args.invert_mask, args.mode)
+    except (ValueError, OSError) as error:
+        sys.exit('\n'.join(f'error: {line}' for line in str(error).splitlines()))
+    print(f'wrote {len(written)} pictures to {args.out}')
+
+
+if __name__ == '__main__':
+    # Not at import: other tools and tests may define flags of the same names.
+    define_flags()
+    app.run(main)

@@ -1,0 +1,174 @@
+"""Writes one free-form mask for every image of a folder.
+
+    python tools/make_masks.py --images=DIR --resolution=256 --hole_range=0,1 --out=DIR
+
+A mask depends on its image's name (its path in the folder without the suffix) and
+the seed only: adding or removing other images changes nothing.  Images are not
+opened.  Masks are 8-bit grayscale PNG, white (255) = known, black (0) = hole.
+"""
+
+import functools
+import os
+import pathlib
+import sys
+
+from absl import app
+from absl import flags
+import jax
+import numpy as np
+from PIL import Image
+
+from migan_jax import images as image_files
+from migan_jax import masks
+
+
+def find_images(folder):
+    """Finds the images of a folder and of the folders in it, hidden ones left out.
+
+    Args:
+      folder: path of the folder.
+
+    Returns:
+      dict from stem (path relative to the folder, without suffix, with "/") to the
+      image's path, sorted by stem.
+
+    Raises:
+      ValueError: no such folder, no image in it, or two images with one stem,
+        which would share a mask file.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f'{folder} is not a folder; expected a folder of images')
+    images = {}
+    for path in sorted(folder.rglob('*')):
+        relative = path.relative_to(folder)
+        if any(part.startswith('.') for part in relative.parts):
+            continue
+        if path.suffix.lower() not in image_files.SUFFIXES or not path.is_file():
+            continue
+        stem = relative.with_suffix('').as_posix()
+        if stem in images:
+            raise ValueError(
+                f'{images[stem]} and {path} differ only in their suffix and would '
+                'share one mask; rename one of them'
+            )
+        images[stem] = path
+    if not images:
+        raise ValueError(
+            f'no image in {folder}; expected files ending in '
+            f'{", ".join(image_files.SUFFIXES)}'
+        )
+    return dict(sorted(images.items()))
+
+
+def write_mask(path, mask):
+    """Writes a mask as PNG, whole or not at all.
+
+    Args:
+      path: the file to write; missing folders are made.
+      mask: [R, R, 1] array, 1 = known (written as 255), 0 = hole.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    pixels = np.where(np.asarray(mask)[:, :, 0] > 0, 255, 0).astype(np.uint8)
+    try:
+        Image.fromarray(pixels).save(partial, format='PNG')
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def make_masks(images, out, resolution, hole_range, *, seed=0, brush_width=(12, 48)):
+    """Writes OUT/<stem>.png for every image of a folder.
+
+    Args:
+      images: folder of images, searched with the folders in it.
+      out: folder for the masks, outside of `images`.
+      resolution, hole_range, brush_width: as for `masks.free_form`.
+      seed: int; another seed gives other masks.
+
+    Returns:
+      (number of masks, mean hole share).
+
+    Raises:
+      ValueError: as for `find_images` and `masks.free_form`, or a mask would be
+        written into the folder of images.
+    """
+    stems = find_images(images)
+    root = pathlib.Path(images).resolve()
+    files = {stem: pathlib.Path(out).resolve() / f'{stem}.png' for stem in stems}
+    for file in files.values():
+        if file.is_relative_to(root):
+            raise ValueError(
+                f'--out={out} would put the mask {file} into the folder of images '
+                f'{root}, where it would pass for an image; choose a folder outside'
+            )
+    draw = jax.jit(
+        functools.partial(
+            masks.free_form,
+            resolution=resolution,
+            hole_range=hole_range,
+            brush_width=brush_width,
+        )
+    )
+    shares = []
+    for stem, file in files.items():
+        mask = np.asarray(draw(masks.name_key(seed, stem)))
+        write_mask(file, mask)
+        shares.append(1.0 - float(mask.mean()))
+    return len(shares), float(np.mean(shares))
+
+
+def pair(text, kind):
+    """Two comma-separated numbers of a flag.
+
+    Args:
+      text: such as "0,1".
+      kind: int or float.
+
+    Returns:
+      tuple of two numbers.
+
+    Raises:
+      ValueError: not two such numbers.
+    """
+    try:
+        first, second = (kind(part) for part in text.split(','))
+    except ValueError as error:
+        raise ValueError(
+            f'{text!r}: expected two {kind.__name__} numbers and a comma, such as 0,1'
+        ) from error
+    return first, second
+
+
+def main(argv):
+    del argv
+    values = flags.FLAGS
+    try:
+        count, share = make_masks(
+            values.images,
+            values.out,
+            values.resolution,
+            pair(values.hole_range, float),
+            seed=values.seed,
+            brush_width=pair(values.brush_width, int),
+        )
+    except ValueError as error:
+        sys.exit(f'make_masks: {error}')
+    print(f'{count} masks in {values.out}, mean hole share {share:.4f}')
+
+
+def define_flags():
+    flags.DEFINE_string('images', None, 'Folder of images.', required=True)
+    flags.DEFINE_string('out', None, 'Folder for the masks.', required=True)
+    flags.DEFINE_integer('resolution', None, 'Side of a mask, px.', required=True)
+    flags.DEFINE_string('hole_range', '0,1', 'Bounds of the share of hole pixels.')
+    flags.DEFINE_string('brush_width', '12,48', 'Narrowest and widest stroke, px.')
+    flags.DEFINE_integer('seed', 0, 'Another seed gives other masks.')
+
+
+# Not at import: the tools share flag names, and tests import several of them.
+if __name__ == '__main__':
+    define_flags()
+    app.run(main)
