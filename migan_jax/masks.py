@@ -9,7 +9,7 @@ host.  This one is a pure function of a key, so it runs inside the training step
 and the host only decodes images.  Single masks differ from PIL's by at most
 about a pixel along the outline of a stroke.
 
-All random numbers of one try are a few hundred.  Strokes are painted one after
+One try takes fewer than a thousand random numbers.  Strokes are painted one after
 another, only as many as were drawn, each in one fused pass over a boolean plane.
 """
 
@@ -94,9 +94,7 @@ def free_form(key, resolution, hole_range=(0.0, 1.0), *, brush_width=(12, 48)):
         tries, best_miss, best = carry
         box_key, stroke_key = jax.random.split(jax.random.fold_in(key, tries))
         hole = _boxes(box_key, resolution, scale)
-        hole = _paint_strokes(
-            hole, stroke_key, int(_STROKES * scale), brush_width
-        )
+        hole = _paint_strokes(hole, stroke_key, int(_STROKES * scale), brush_width)
         holes = jnp.sum(hole, dtype=jnp.int32)
         miss = jnp.maximum(jnp.maximum(fewest - holes, holes - most), 0)
         best = jnp.where(miss < best_miss, hole, best)

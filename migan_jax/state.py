@@ -166,7 +166,6 @@ def init_state(models, resolution, key):
     key_g, key_d = jax.random.split(key)
     x = jnp.zeros((1, resolution, resolution, 4))
 
-    @jax.jit  # Eager initialisation of some hundred arrays takes far longer.
     def init():
         g = models.generator.init(key_g, x, 'none')
         d = models.discriminator.init(key_d, x)
@@ -177,7 +176,11 @@ def init_state(models, resolution, key):
             ema=jax.tree.map(jnp.copy, g['params']), noise=g.get('noise', {}),
             opt_g=models.tx_g.init(g['params']), opt_d=models.tx_d.init(d['params']))
 
-    return init()
+    # Compiled, because eager initialisation traces the forward pass op by op; barely
+    # optimised on CPU, because this runs once and LLVM takes longer than the run.
+    options = ({'xla_backend_optimization_level': 0}
+               if jax.default_backend() == 'cpu' else None)
+    return jax.jit(init, compiler_options=options)()
 
 
 # --- files --------------------------------------------------------------------
@@ -267,7 +270,7 @@ def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', read_on
     policies = [preservation_policy.LatestN(keep_last)]
     if best:
         policies.append(preservation_policy.BestN(
-            best, reverse=mode == 'min', n=1, keep_checkpoints_without_metrics=False))
+            get_metric_fn=best, reverse=mode == 'min', n=1, keep_checkpoints_without_metrics=False))
     options = ocp.CheckpointManagerOptions(
         best_fn=best, best_mode=mode, create=not read_only, read_only=read_only,
         preservation_policy=None if read_only else (

@@ -106,7 +106,7 @@ def prepare_batch(settings, step, images):
     """
     keys = jax.random.split(step_key(settings.seed, step, _MASKS), images.shape[0])
     return {
-        'image': images.astype(jnp.float32) / 127.5 - 1,
+        'image': inpaint.from_uint8(images),
         'mask': masks.free_form_batch(keys, images.shape[1], settings.hole_range,
                                       brush_width=settings.brush_width),
     }

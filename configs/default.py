@@ -1,0 +1,79 @@
+"""Every field of a config, with the published settings of the 256 model.
+
+Command:  not meant to be run; the files beside it override it.
+"""
+
+import ml_collections
+
+
+def get_config():
+    """The full ConfigDict."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+
+    config.model = model = ml_collections.ConfigDict()
+    model.resolution = 256
+    model.ch_base = 32768            # channels at r: min(ch_base / r, ch_max)
+    model.ch_max = 512
+    model.depthwise = True           # False: plain 3x3 convolutions (ablation)
+    model.branches = 9               # re-parametrised kernels; 0: one plain kernel
+    model.materialize_branches = False   # True: keep all branches, same trajectory
+    model.noise_at_4x4 = True        # as in Table S.4; the published weights: False
+    model.dtype = 'float32'          # of activations; 'bfloat16' on TPU
+
+    config.data = data = ml_collections.ConfigDict()
+    data.source = 'folder'           # folder, zip, tfds, embedded
+    data.path = ''                   # folder, zip file, or TFDS data_dir (also gs://)
+    data.name = ''                   # TFDS builder, e.g. places365_small
+    data.train_split = ''            # both empty: some images are held out
+    data.eval_split = ''
+    data.crop = 'squash'             # squash, center, random
+    data.min_crop = 1.0              # random: smallest side, share of the shorter side
+    data.eval_crop = 'squash'        # squash, center
+    data.flip = True
+    data.cache_mb = 0                # decoded images kept in memory
+    data.max_pixels = 100_000_000    # larger images are refused
+    data.workers = 4
+    data.prefetch = 8
+
+    config.mask = mask = ml_collections.ConfigDict()
+    mask.hole_range = (0.0, 1.0)     # share of pixels to be painted
+    mask.brush_width = (12, 48)      # pixels
+
+    config.train = train = ml_collections.ConfigDict()
+    train.kimg = 50_000.0            # thousands of images
+    train.batch_size = 32            # over all devices
+    train.max_nonfinite_steps = 20   # in a row, then training stops
+
+    config.optim = optim = ml_collections.ConfigDict()
+    optim.g_lr = 1e-3
+    optim.d_lr = 1e-3
+    optim.g_lazy_interval = 4
+
+    config.ema = ema = ml_collections.ConfigDict()
+    ema.kimg = 20.0                  # half-life
+    ema.rampup = 0.0                 # half-life at most this share of images seen
+
+    config.loss = loss = ml_collections.ConfigDict()
+    loss.r1_gamma = 10.0
+    loss.r1_interval = 16
+    loss.distillation_weight = 2.0
+    loss.distillation_min_resolution = 32
+    loss.reconstruction_weight = 0.0     # L1 on composites; not in the paper
+
+    config.eval = evaluation = ml_collections.ConfigDict()
+    evaluation.every_kimg = 500.0
+    evaluation.batch_size = 32
+    evaluation.limit = 0             # images; 0: all
+    evaluation.seed = 1              # of the masks, one per image name
+    evaluation.grid_rows = 8
+    evaluation.best_metric = 'hole_psnr'
+    evaluation.best_mode = 'max'
+
+    config.checkpoint = checkpoint = ml_collections.ConfigDict()
+    checkpoint.every_kimg = 100.0
+    checkpoint.keep_last = 2         # besides the best
+
+    config.log = ml_collections.ConfigDict()
+    config.log.every_kimg = 3.2
+    return config

@@ -1,0 +1,41 @@
+"""A 64 x 64 MI-GAN on seven photographs that scikit-image and scikit-learn carry.
+
+Command:  python -m migan_jax.main --config configs/quickstart.py --workdir runs/quickstart
+Cost:     at most 8 minutes on 2 CPU cores.
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.model.resolution = 64
+    config.model.ch_base = 1024
+    config.model.ch_max = 64
+
+    config.data.source = 'embedded'
+    config.data.crop = 'random'
+    config.data.min_crop = 0.3
+    config.data.eval_crop = 'center'
+    config.data.cache_mb = 512
+    config.data.workers = 1
+    config.data.prefetch = 4
+
+    # The published 12 to 48 pixels would erase 88 % of a 64 x 64 picture.
+    config.mask.hole_range = (0.05, 0.4)
+    config.mask.brush_width = (3, 12)
+
+    config.train.kimg = 12.0
+    config.train.batch_size = 8
+    # Minutes are too short for the adversarial loss alone: L1 finds colours first.
+    config.loss.reconstruction_weight = 100.0
+    config.loss.distillation_weight = 0.0
+    # A short run needs a short average.
+    config.ema.kimg = 0.3
+    config.ema.rampup = 0.05
+
+    config.eval.every_kimg = 4.0
+    config.eval.batch_size = 8
+    config.checkpoint.every_kimg = 4.0
+    config.log.every_kimg = 0.4
+    return config
