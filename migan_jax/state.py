@@ -155,6 +155,19 @@ def build_models(config):
         lazy_optimizer(optim.d_lr, config.loss.r1_interval, model.branches))
 
 
+def _initial_state(models, resolution, key):
+    key_g, key_d = jax.random.split(key)
+    x = jnp.zeros((1, resolution, resolution, 4))
+    g = models.generator.init(key_g, x, 'none')
+    d = models.discriminator.init(key_d, x)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params_g=g['params'], params_d=d['params'],
+        # A copy: donated buffers must not be shared.
+        ema=jax.tree.map(jnp.copy, g['params']), noise=g.get('noise', {}),
+        opt_g=models.tx_g.init(g['params']), opt_d=models.tx_d.init(d['params']))
+
+
 def init_state(models, resolution, key):
     """TrainState at iteration 0.
 
@@ -163,24 +176,18 @@ def init_state(models, resolution, key):
       resolution: R.
       key: a JAX key.
     """
-    key_g, key_d = jax.random.split(key)
-    x = jnp.zeros((1, resolution, resolution, 4))
-
-    def init():
-        g = models.generator.init(key_g, x, 'none')
-        d = models.discriminator.init(key_d, x)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params_g=g['params'], params_d=d['params'],
-            # A copy: donated buffers must not be shared.
-            ema=jax.tree.map(jnp.copy, g['params']), noise=g.get('noise', {}),
-            opt_g=models.tx_g.init(g['params']), opt_d=models.tx_d.init(d['params']))
-
-    # Compiled, because eager initialisation traces the forward pass op by op; barely
+    # Compiled, because eager initialisation runs the forward pass op by op; barely
     # optimised on CPU, because this runs once and LLVM takes longer than the run.
     options = ({'xla_backend_optimization_level': 0}
                if jax.default_backend() == 'cpu' else None)
-    return jax.jit(init, compiler_options=options)()
+    initial = functools.partial(_initial_state, models, resolution)
+    return jax.jit(initial, compiler_options=options)(key)
+
+
+def abstract_state(models, resolution):
+    """The shapes and dtypes of `init_state`, nothing computed."""
+    return jax.eval_shape(
+        functools.partial(_initial_state, models, resolution), jax.random.key(0))
 
 
 # --- files --------------------------------------------------------------------
@@ -318,16 +325,16 @@ def restore(manager, state, step=None):
     return jax.device_get(restored)
 
 
-def load_generator(directory):
-    """The generator that a checkpoint directory holds: best, else latest, EMA.
+def load_deployed(directory):
+    """The deployed generator of a checkpoint directory: best, else latest, EMA.
 
     Args:
       directory: a training workdir or the output of `tools/from_torch.py`.
 
     Returns:
       config: ConfigDict; `config.model.resolution` is R.
-      generate: jitted f32[B, R, R, 4] (`inpaint.model_input`, mask 1 = known) ->
-        f32[B, R, R, 3], deployed form with constant noise.
+      generator: `Generator` in its deployed form.
+      variables: {'params', 'noise'} of it, host arrays.
 
     Raises:
       CheckpointError: no checkpoint there, or not of this model.
@@ -344,10 +351,19 @@ def load_generator(directory):
     if step is None:
         raise CheckpointError(f'{directory}/checkpoints holds no finished checkpoint.')
     models = build_models(config)
-    abstract = jax.eval_shape(functools.partial(
-        init_state, models, config.model.resolution, jax.random.key(0)))
-    state = restore(manager, abstract, step)
+    state = restore(manager, abstract_state(models, config.model.resolution), step)
     manager.close()
-    generator = build_generator(config, fused=True)
-    variables = {'params': fuse(state.ema), 'noise': state.noise}
+    variables = {'params': jax.device_get(fuse(state.ema)), 'noise': state.noise}
+    return config, build_generator(config, fused=True), variables
+
+
+def load_generator(directory):
+    """`load_deployed` as one function, with constant noise.
+
+    Returns:
+      config: ConfigDict; `config.model.resolution` is R.
+      generate: jitted f32[B, R, R, 4] (`inpaint.model_input`, mask 1 = known) ->
+        f32[B, R, R, 3].
+    """
+    config, generator, variables = load_deployed(directory)
     return config, jax.jit(lambda x: generator.apply(variables, x, 'const')[0])

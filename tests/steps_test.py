@@ -75,11 +75,17 @@ def _without_noise_strength(state):
     return {k: v for k, v in state.items() if not k.endswith('noise_strength')}
 
 
+@functools.cache
+def _functions(materialize):
+    """Models and pmapped steps; cached, because compiling them takes most of the time."""
+    models = _models(materialize)
+    return models, steps.make_steps(models, SETTINGS, _teacher()[0])
+
+
 def _run(materialize, iterations):
     """Runs iterations on one device; yields metrics, ends with the state."""
-    models = _models(materialize)
-    teacher, teacher_variables = _teacher()
-    functions = steps.make_steps(models, SETTINGS, teacher)
+    models, functions = _functions(materialize)
+    teacher_variables = _teacher()[1]
     state = _replicate(_state(models, materialize), 1)
     teacher_variables = _replicate(teacher_variables, 1)
     history = []
@@ -96,7 +102,7 @@ def _run(materialize, iterations):
 
 
 def test_gradients_of_the_first_iteration_equal_the_published_code():
-    models = _models(materialize=True)
+    models, functions = _functions(materialize=True)
     teacher, teacher_variables = _teacher()
     arrays = _golden()
     state = _replicate(_state(models, True), 1)
@@ -111,7 +117,6 @@ def test_gradients_of_the_first_iteration_equal_the_published_code():
     for name, array in expected.items():
         assert golden.relative_error(ours[name], array) < 1e-3, name
     # The golden's D gradients are taken after G's update.
-    functions = steps.make_steps(models, SETTINGS, teacher)
     state, _ = functions.g(state, batch, _replicate(teacher_variables, 1))
     d, _ = pmap(functools.partial(steps.d_gradients, models, SETTINGS), state, batch)
     ours = torch_map.to_torch({'params': d}, TABLE_D)
@@ -133,8 +138,10 @@ def test_three_iterations_equal_the_published_code(materialize):
              'r1_penalty': 'r1_penalty'}
     for i, metrics in enumerate(history):
         for name, value in golden.subset(arrays, f'out/{i}/Loss/').items():
+            if name == 'scores/real' and i == 0:
+                continue  # averaged there with the score of the R1 phase
             ours = metrics[names[name]]
-            assert golden.relative_error(ours, value) < 1e-3, (i, name, ours, value)
+            assert golden.relative_error(ours, value) < 1e-4, (i, name, ours, value)
     for group, params, table in (('g', state.params_g, TABLE_G),
                                  ('ema', state.ema, TABLE_G),
                                  ('d', state.params_d, TABLE_D)):

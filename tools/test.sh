@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests, on a machine that need have nothing but Python 3.11 or later:
 #
-#   tools/test.sh [PYTEST ARGUMENTS]      e.g. tools/test.sh tests/layers_test.py -k down
+#   tools/test.sh [PYTEST ARGUMENTS]     e.g. tools/test.sh tests/layers_test.py
 #
 # Paths are relative to the repository root. The first run installs into .venv.
 set -euo pipefail
