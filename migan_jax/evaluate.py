@@ -4,6 +4,7 @@ Always on composites (known pixels are the original's), with constant noise and
 one fixed free-form mask per image name, drawn on the device.
 """
 
+import os
 from typing import Callable, NamedTuple
 
 import jax
@@ -100,8 +101,10 @@ def _run(evaluation, params, noise, batch):
     """
     devices = jax.local_device_count()
     shard = lambda x: x.reshape(devices, -1, *x.shape[1:])
-    keys = np.stack([jax.random.key_data(masks.name_key(evaluation.seed, name))
-                     for name in batch['name']])
+    # Without the extension, as `tools/make_masks.py` does: the same masks.
+    stems = [os.path.splitext(name)[0] for name in batch['name']]
+    keys = np.stack([jax.random.key_data(masks.name_key(evaluation.seed, stem))
+                     for stem in stems])
     figures, pictures = evaluation.step(
         params, noise, shard(batch['image']), shard(keys))
     return jax.tree.map(lambda x: np.asarray(x).reshape(-1), figures), pictures

@@ -15,6 +15,7 @@ What a file's pixels become:
 """
 
 import os
+import pathlib
 
 import numpy as np
 from PIL import Image
@@ -157,3 +158,41 @@ def random_square(image, min_crop, rng):
     top = int(v * (height - side + 1))
     left = int(w * (width - side + 1))
     return image[top:top + side, left:left + side]
+
+
+def by_stem(folder):
+    """Finds the images of a folder and of the folders in it, hidden ones left out.
+
+    Args:
+        folder: path of the folder.
+
+    Returns:
+        {stem: path}, sorted; a stem is the path relative to the folder, without
+        extension, with "/" between the parts.
+
+    Raises:
+        ValueError: no such folder, no image in it, or images that share a stem; all
+            of those are listed.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f'{folder}: no such file or folder')
+    found, clashes = {}, []
+    for path in sorted(folder.rglob('*')):
+        relative = path.relative_to(folder)
+        if any(part.startswith('.') for part in relative.parts):
+            continue
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        stem = relative.with_suffix('').as_posix()
+        if stem in found:
+            clashes.append(f'{folder}: {found[stem].name} and {path.name} differ only in '
+                           f'their extension ({found[stem]}, {path}); rename or remove '
+                           'one')
+        found[stem] = path
+    if clashes:
+        raise ValueError('\n'.join(clashes))
+    if not found:
+        raise ValueError(f'{folder}: no image in this folder (looked for '
+                         f'{", ".join(s[1:] for s in SUFFIXES)})')
+    return found

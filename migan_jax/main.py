@@ -9,6 +9,7 @@ import jax
 from ml_collections import config_flags
 import tensorflow as tf
 
+from migan_jax import state
 from migan_jax import train
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -28,9 +29,7 @@ def main(argv):
         jax.config.update('jax_compilation_cache_dir', os.path.join(
             os.path.dirname(os.path.abspath(_WORKDIR.value)), '.jax_cache'))
     logging.set_verbosity(logging.INFO)
-    # Orbax tells forty lines about each save; its warnings are enough.
-    logging.get_absl_handler().addFilter(
-        lambda r: 'orbax' not in r.pathname or r.levelno >= logging.converter.STANDARD_WARNING)
+    state.quiet_orbax()
     try:
         train.train(_CONFIG.value, _WORKDIR.value)
     except (ValueError, train.TrainingDiverged) as error:

@@ -8,10 +8,12 @@ A checkpoint directory (a training workdir, or what `tools/from_torch.py` writes
 
 import functools
 import json
+import logging as py_logging
 import math
 import os
 from typing import Any, NamedTuple
 
+from absl import logging
 from flax import linen as nn
 from flax import struct
 import jax
@@ -191,6 +193,17 @@ def abstract_state(models, resolution):
 
 
 # --- files --------------------------------------------------------------------
+
+
+def quiet_orbax():
+    """Hides Orbax's log below errors: forty lines about each save and restore.
+
+    What goes wrong there is raised; the loop and the tools say the rest.  For the
+    programs to call, not for the library.
+    """
+    logging.get_absl_handler().addFilter(
+        lambda record: 'orbax' not in record.pathname
+        or record.levelno >= py_logging.ERROR)
 
 
 def write_atomically(path, data):

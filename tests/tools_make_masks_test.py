@@ -94,15 +94,15 @@ def test_a_failed_write_leaves_the_old_mask(tmp_path, monkeypatch):
 
 def test_no_images(tmp_path):
     touch(tmp_path, 'notes.txt')
-    with pytest.raises(ValueError, match=r'no image in .*\.webp'):
+    with pytest.raises(ValueError, match=r'no image in .*webp'):
         make(tmp_path, tmp_path / 'out')
-    with pytest.raises(ValueError, match='missing is not a folder'):
+    with pytest.raises(ValueError, match='missing: no such file or folder'):
         make(tmp_path / 'missing', tmp_path / 'out')
 
 
 def test_two_images_of_one_stem(tmp_path):
     images = touch(tmp_path / 'images', 'sub/a.jpg', 'sub/a.png')
-    with pytest.raises(ValueError, match=r'sub/a\.jpg and .*sub/a\.png'):
+    with pytest.raises(ValueError, match=r'a\.jpg and a\.png differ.*sub/a\.png'):
         make(images, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
@@ -152,5 +152,5 @@ def test_command_line_reports_errors_without_traceback(tmp_path):
     failed = run(
         f'--images={tmp_path}', f'--out={tmp_path / "out"}', '--resolution=32')
     assert failed.returncode == 1
-    assert failed.stderr.splitlines()[-1].startswith('make_masks: no image in')
+    assert 'no image in' in failed.stderr.splitlines()[-1]
     assert 'Traceback' not in failed.stderr

@@ -181,31 +181,11 @@ def by_stem(path, flag):
     """{relative path without extension: path} of the images in a file or folder."""
     if path.is_file():
         return {path.stem: path}
-    if not path.is_dir():
-        raise InputError(f'--{flag}={path}: no such file or folder')
-    stems = {}
-    errors = []
-    for file in sorted(path.rglob('*')):
-        relative = file.relative_to(path)
-        if any(part.startswith('.') for part in relative.parts):
-            continue
-        if file.suffix.lower() not in image_files.SUFFIXES or not file.is_file():
-            continue
-        stem = relative.with_suffix('').as_posix()
-        if stem in stems:
-            errors.append(
-                f'--{flag}={path}: {stems[stem].name} and {file.name} differ only in '
-                f'their extension ({stems[stem]}, {file}); rename or remove one'
-            )
-        stems[stem] = file
-    if not stems:
-        errors.append(
-            f'--{flag}={path}: no image in this folder (looked for '
-            f'{", ".join(s[1:] for s in image_files.SUFFIXES)})'
-        )
-    if errors:
-        raise InputError('\n'.join(errors))
-    return stems
+    try:
+        return image_files.by_stem(path)
+    except ValueError as error:
+        raise InputError('\n'.join(
+            f'--{flag}={line}' for line in str(error).splitlines())) from error
 
 
 def check_out(images, masks, out, jobs):
@@ -297,6 +277,7 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
     args = flags.FLAGS
+    state.quiet_orbax()
     try:
         config, generate = state.load_generator(args.checkpoint)
         written = run(

@@ -22,45 +22,6 @@ from migan_jax import images as image_files
 from migan_jax import masks
 
 
-def find_images(folder):
-    """Finds the images of a folder and of the folders in it, hidden ones left out.
-
-    Args:
-      folder: path of the folder.
-
-    Returns:
-      dict from stem (path relative to the folder, without suffix, with "/") to the
-      image's path, sorted by stem.
-
-    Raises:
-      ValueError: no such folder, no image in it, or two images with one stem,
-        which would share a mask file.
-    """
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f'{folder} is not a folder; expected a folder of images')
-    images = {}
-    for path in sorted(folder.rglob('*')):
-        relative = path.relative_to(folder)
-        if any(part.startswith('.') for part in relative.parts):
-            continue
-        if path.suffix.lower() not in image_files.SUFFIXES or not path.is_file():
-            continue
-        stem = relative.with_suffix('').as_posix()
-        if stem in images:
-            raise ValueError(
-                f'{images[stem]} and {path} differ only in their suffix and would '
-                'share one mask; rename one of them'
-            )
-        images[stem] = path
-    if not images:
-        raise ValueError(
-            f'no image in {folder}; expected files ending in '
-            f'{", ".join(image_files.SUFFIXES)}'
-        )
-    return dict(sorted(images.items()))
-
-
 def write_mask(path, mask):
     """Writes a mask as PNG, whole or not at all.
 
@@ -92,10 +53,10 @@ def make_masks(images, out, resolution, hole_range, *, seed=0, brush_width=(12, 
       (number of masks, mean hole share).
 
     Raises:
-      ValueError: as for `find_images` and `masks.free_form`, or a mask would be
+      ValueError: as for `images.by_stem` and `masks.free_form`, or a mask would be
         written into the folder of images.
     """
-    stems = find_images(images)
+    stems = image_files.by_stem(images)
     root = pathlib.Path(images).resolve()
     files = {stem: pathlib.Path(out).resolve() / f'{stem}.png' for stem in stems}
     for file in files.values():

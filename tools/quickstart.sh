@@ -21,4 +21,6 @@ fi
 setup_venv quickstart -r requirements.txt
 .venv/bin/python -m migan_jax.main \
   --config configs/quickstart.py --workdir "$workdir" "$@"
-.venv/bin/python tools/quickstart_report.py --workdir "$workdir"
+echo
+echo 'Held-out regions, held-out masks:'
+.venv/bin/python tools/evaluate.py --checkpoint="$workdir" --out="$workdir/evaluation"

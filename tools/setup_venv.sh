@@ -12,7 +12,7 @@ die() {
 # Prints the first interpreter that can make the environment. Each is run, not only
 # found: version managers leave launchers on PATH for versions not switched on.
 find_python() {
-  local candidates=(python3.12 python3.11 python3.13 python3 python)
+  local candidates=(python3.11 python3.12 python3.13 python3 python)
   local candidate version without_venv=''
   if [[ -n ${PYTHON:-} ]]; then candidates=("$PYTHON"); fi
   for candidate in "${candidates[@]}"; do

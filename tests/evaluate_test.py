@@ -1,0 +1,100 @@
+"""Evaluation: figures of single images, padding, device counts, the tool."""
+
+import importlib.util
+import json
+import os
+
+from flax import jax_utils
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+
+from migan_jax import data
+from migan_jax import evaluate
+from migan_jax import state as state_lib
+from migan_jax import train as train_lib
+from migan_jax.generator import Generator
+from train_test import tiny_config
+
+_TOOL = os.path.join(os.path.dirname(__file__), '..', 'tools', 'evaluate.py')
+_SPEC = importlib.util.spec_from_file_location('tools_evaluate', _TOOL)
+tool = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(tool)
+
+
+def test_mean_fill_is_the_mean_of_known_pixels():
+    image = jax.random.uniform(jax.random.key(0), (2, 4, 4, 3), minval=-1.0)
+    mask = jnp.zeros((2, 4, 4, 1)).at[0, :2].set(1)
+    filled = np.asarray(evaluate.mean_fill(image, mask))
+    np.testing.assert_allclose(
+        filled[0, 3, 3], np.asarray(image)[0, :2].mean((0, 1)), rtol=1e-5)
+    np.testing.assert_array_equal(filled[0, :2], image[0, :2])
+    assert (filled[1] == 0).all()   # nothing known: grey
+
+
+def test_figures_of_known_differences():
+    image = jnp.zeros((2, 8, 8, 3))
+    mask = jnp.ones((2, 8, 8, 1)).at[0, :4].set(0)
+    composite = image.at[0, :4].set(0.2)   # .1 in [0, 1] range
+    figures = evaluate.image_metrics(composite, image, mask)
+    np.testing.assert_allclose(figures['hole_psnr'][0], 20, rtol=1e-4)
+    np.testing.assert_allclose(figures['psnr'][0], 20 + 10 * np.log10(2), rtol=1e-4)
+    np.testing.assert_allclose(figures['hole_l1'][0], 0.2, rtol=1e-5)
+    np.testing.assert_allclose(figures['hole_share'], [0.5, 0], rtol=1e-6)
+    assert np.isnan(figures['hole_psnr'][1]) and np.isnan(figures['hole_l1'][1])
+
+
+def test_summary_leaves_out_what_has_no_hole():
+    rows = [('a', {'x': 1.0}), ('b', {'x': float('nan')}), ('c', {'x': 3.0})]
+    assert dict(evaluate.summarize(rows)) == {'x': 2.0, 'images': 3}
+    assert dict(evaluate.summarize([])) == {'images': 0}
+
+
+def test_padding_is_not_counted_and_devices_do_not_matter(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for i in range(11):   # divisible by neither device count
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(
+            tmp_path / f'{i:02d}.png')
+    source = data.open_source('folder', path=str(tmp_path))
+    model = Generator(16, 64, 8)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 4)), 'none')
+    results = {}
+    for devices, batch in ((8, 8), (1, 4)):
+        monkeypatch.setattr(jax, 'local_device_count', lambda n=devices: n)
+        params, noise = (
+            jax_utils.replicate(variables[k], jax.devices()[:devices])
+            for k in ('params', 'noise'))
+        evaluation = evaluate.make_evaluation(
+            model, seed=3, hole_range=(0.1, 0.9), brush_width=(2, 5))
+        results[devices] = dict(evaluate.evaluate(
+            evaluation, params, noise,
+            data.eval_batches(source, resolution=16, batch_size=batch)))
+    assert results[8]['images'] == results[1]['images'] == 11
+    for name, value in results[1].items():
+        np.testing.assert_allclose(results[8][name], value, rtol=1e-6, err_msg=name)
+
+
+def test_tool_writes_table_json_and_samples(tmp_path):
+    workdir = str(tmp_path / 'run')
+    trained = train_lib.train(tiny_config(1), workdir)
+    out = str(tmp_path / 'result' / 'quick')
+    summary = tool.run(workdir, '', out)
+    # The deployed form gives the training form's figures.
+    assert summary == pytest.approx(trained, rel=1e-3)
+    with open(f'{out}.json') as f:
+        report = json.load(f)
+    assert len(report['images']) == summary['images'] == 10
+    assert '| hole PSNR, dB: the model |' in open(f'{out}.md').read()
+    with Image.open(f'{out}.png') as grid:
+        assert grid.size == (80, 48)
+
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    with pytest.raises(ValueError, match='photos'):
+        tool.run(workdir, str(photos), out)
+    Image.fromarray(np.zeros((30, 20, 3), np.uint8)).save(photos / 'a.png')
+    assert tool.run(workdir, str(photos), out)['images'] == 1
+    with pytest.raises(state_lib.CheckpointError, match='no config.json'):
+        tool.run(str(photos), '', out)
