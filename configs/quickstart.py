@@ -25,17 +25,18 @@ def get_config():
     config.mask.hole_range = (0.05, 0.4)
     config.mask.brush_width = (3, 12)
 
-    config.train.kimg = 12.0
+    config.train.kimg = 20.0
     config.train.batch_size = 8
     # Minutes are too short for the adversarial loss alone: L1 finds colours first.
-    config.loss.reconstruction_weight = 100.0
+    config.loss.reconstruction_weight = 200.0
+    config.optim.g_lr = 0.004        # in place of a hundred times more steps
     config.loss.distillation_weight = 0.0
     # A short run needs a short average.
-    config.ema.kimg = 0.3
+    config.ema.kimg = 1.0
     config.ema.rampup = 0.05
 
-    config.eval.every_kimg = 4.0
+    config.eval.every_kimg = 5.0
     config.eval.batch_size = 8
-    config.checkpoint.every_kimg = 4.0
-    config.log.every_kimg = 0.4
+    config.checkpoint.every_kimg = 5.0
+    config.log.every_kimg = 0.8
     return config

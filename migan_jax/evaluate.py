@@ -90,7 +90,7 @@ def make_evaluation(generator, *, seed, hole_range, brush_width):
         return figures, jnp.concatenate(
             [inpaint.to_uint8(picture) for picture in pictures], 2)
 
-    return Evaluation(jax.pmap(step), seed)
+    return Evaluation(jax.pmap(step, 'device'), seed)
 
 
 def _run(evaluation, params, noise, batch):

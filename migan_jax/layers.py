@@ -181,22 +181,42 @@ def depthwise_kernel_grad(x, g):
       [3, 3, C], summed in float32 whatever the dtype.
     """
     dtype = at_least_float32(g.dtype)
-    products = lambda x, g: [shifted.astype(dtype) * g.astype(dtype)
-                             for _, _, shifted in _shifts(x)]
-
-    def one_pass(x, g):
-        # One reduction with nine accumulators: XLA:CPU reads the arrays once, where
-        # nine reductions take up to twice as long and four times as long to compile.
-        zero = jnp.zeros((), dtype)
-        return jnp.stack(jax.lax.reduce(
-            tuple(products(x, g)), (zero,) * 9,
-            lambda a, b: tuple(u + v for u, v in zip(a, b)), (0, 1, 2)))
-
-    def nine_reductions(x, g):
-        return jnp.stack([jnp.sum(product, (0, 1, 2)) for product in products(x, g)])
-
-    taps = jax.lax.platform_dependent(x, g, cpu=one_pass, default=nine_reductions)
+    x32, g32 = x.astype(dtype), g.astype(dtype)
+    # On CPU: rows of accumulators while they are worth a loop (see below).
+    on_cpu = _kernel_grad_rows if x.shape[2] * x.shape[3] >= 4096 else _kernel_grad_once
+    taps = jax.lax.platform_dependent(
+        x32, g32, cpu=on_cpu, default=lambda x, g: jnp.stack(
+            [jnp.sum(shifted * g, (0, 1, 2)) for _, _, shifted in _shifts(x)]))
     return taps.reshape(3, 3, -1).astype(x.dtype)
+
+
+# XLA:CPU reduces over leading axes with strided scalar loads: nine reductions of
+# [2, 256, 256, 128] take 240 ms on 2 cores, where the convolution itself takes 60 ms.
+
+
+def _kernel_grad_rows(x, g):
+    """[9, C]: adds row by row into nine [W, C] accumulators (50 ms)."""
+    b, h, w, c = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    def add_row(n, sums):
+        i, j = n // h, n % h
+        rows = jax.lax.dynamic_slice(padded, (i, j, 0, 0), (1, 3, w + 2, c))[0]
+        g_row = jax.lax.dynamic_slice(g, (i, j, 0, 0), (1, 1, w, c))[0, 0]
+        return tuple(total + rows[k // 3, k % 3:k % 3 + w] * g_row
+                     for k, total in enumerate(sums))
+
+    zeros = (jnp.zeros((w, c), x.dtype),) * 9
+    return jnp.stack(jax.lax.fori_loop(0, b * h, add_row, zeros)).sum(1)
+
+
+def _kernel_grad_once(x, g):
+    """[9, C]: one reduction over W with nine results, then over the rest (100 ms)."""
+    products = tuple(shifted * g for _, _, shifted in _shifts(x))
+    rows = jax.lax.reduce(
+        products, (jnp.zeros((), x.dtype),) * 9,
+        lambda a, b: tuple(u + v for u, v in zip(a, b)), (2,))
+    return jnp.stack(rows).sum((1, 2))
 
 
 def _depthwise_fwd(x, kernel):
@@ -251,18 +271,16 @@ def _down2_shifts(x):
 
 def _up2_axis(x, axis):
     """out[2i] = .75 x[i] + .25 x[i-1], out[2i+1] = .75 x[i] + .25 x[i+1]."""
-    n = x.shape[axis]
+    out = np.arange(2 * x.shape[axis])
     pad = [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)]
     padded = jnp.pad(x, pad)
-    before = jax.lax.slice_in_dim(padded, 0, n, axis=axis)
-    after = jax.lax.slice_in_dim(padded, 2, n + 2, axis=axis)
-    # Twice two neighbouring taps, from the gain of 2 per axis: 2/8 and 6/8.
-    outer, inner = 2 * FIR_TAPS[0], 2 * FIR_TAPS[1]
-    out = jnp.stack([inner * x + outer * before, inner * x + outer * after], axis + 1)
-    return out.reshape(*x.shape[:axis], 2 * n, *x.shape[axis + 1:])
+    take = lambda index: jnp.take(padded, index + 1, axis, mode='clip')
+    near, far = out // 2, out // 2 + np.where(out % 2, 1, -1)
+    # Twice two neighbouring taps, from the gain of 2 per axis: 6/8 and 2/8.
+    return 2 * FIR_TAPS[1] * take(near) + 2 * FIR_TAPS[0] * take(far)
 
 
-def _up2_shifts(x):
+def _up2_gather(x):
     return _up2_axis(_up2_axis(x, 1), 2)
 
 
@@ -279,7 +297,7 @@ def _up2_conv(x):
 def down2(x):
     """FIR low-pass and decimation: [B, H, W, C] -> [B, H/2, W/2, C], pad 1.
 
-    A grouped convolution moves the fewest bytes on TPU, shifted slices on CPU.
+    A grouped convolution moves the fewest bytes on TPU; shifted slices are fastest on CPU.
     """
     return jax.lax.platform_dependent(
         x, tpu=lambda x: _fir_conv(x, stride=2, padding=1), default=_down2_shifts)
@@ -289,9 +307,10 @@ def down2(x):
 def up2(x):
     """Zero insertion and FIR with gain 4: [B, H, W, C] -> [B, 2H, 2W, C].
 
-    Exactly 4 times the transpose of `down2`, hence each is the other's gradient.
+    Exactly 4 times the transpose of `down2`, hence each is the other's gradient.  A
+    dilated convolution on TPU; gathering rows and columns is fastest on CPU.
     """
-    return jax.lax.platform_dependent(x, tpu=_up2_conv, default=_up2_shifts)
+    return jax.lax.platform_dependent(x, tpu=_up2_conv, default=_up2_gather)
 
 
 down2.defvjp(lambda x: (down2(x), None), lambda _, g: (up2(g) * 0.25,))
@@ -325,8 +344,13 @@ def conv3x3_resampled(x, kernel, *, up=False, down=False):
 
 
 def conv1x1(x, kernel):
-    """1x1 convolution: [B, H, W, ci], [1, 1, ci, co] -> [B, H, W, co]."""
-    return jnp.einsum('bhwi,io->bhwo', x, kernel[0, 0])
+    """1x1 convolution: [B, H, W, ci], [1, 1, ci, co] -> [B, H, W, co].
+
+    As a product of matrices: of an einsum over four axes XLA:CPU transposes the
+    activations for the kernel gradient, which takes three times as long.
+    """
+    y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]      # [B H W, co]
+    return y.reshape(*x.shape[:3], -1)
 
 
 # --- modules ------------------------------------------------------------------

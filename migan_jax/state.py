@@ -14,6 +14,7 @@ import os
 from typing import Any, NamedTuple
 
 from absl import logging
+from flax import jax_utils
 from flax import linen as nn
 from flax import struct
 import jax
@@ -28,6 +29,10 @@ from migan_jax.fuse import fuse
 from migan_jax.generator import Generator
 from migan_jax.layers import check_resolution
 from migan_jax.layers import ConvSpec
+
+
+# The devices of one run, in every pmapped function.
+AXIS = 'device'
 
 
 class CheckpointError(ValueError):
@@ -298,6 +303,15 @@ def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', read_on
         enable_async_checkpointing=not read_only)
     return ocp.CheckpointManager(
         os.path.join(os.path.abspath(directory), 'checkpoints'), options=options)
+
+
+def replicate(tree):
+    """One copy per device, leading axis = devices, placed as pmapped functions place.
+
+    flax's `replicate` names its mesh axis differently from the results of the steps: the
+    first step would be compiled twice, once for each.
+    """
+    return jax.pmap(lambda x: x, AXIS, donate_argnums=0)(jax_utils.replicate(tree))
 
 
 def unreplicate(tree):

@@ -19,8 +19,7 @@ import jax.numpy as jnp
 from migan_jax import inpaint
 from migan_jax import losses
 from migan_jax import masks
-
-AXIS = 'device'
+from migan_jax.state import AXIS
 
 # What a key is for, within one step of one device.
 _MASKS, _G_NOISE, _D_NOISE, _TEACHER = range(4)

@@ -9,7 +9,6 @@ import time
 
 from absl import logging
 from clu import metric_writers
-from flax import jax_utils
 import jax
 import numpy as np
 from PIL import Image
@@ -220,11 +219,11 @@ def train(config, workdir, teacher=None):
         state = state_lib.restore(manager, state)
         logging.info('resuming %s from iteration %d', workdir, int(state.step))
     step = int(state.step)
-    state = jax_utils.replicate(state)
+    state = state_lib.replicate(state)
 
     teacher_function, teacher_params = teacher or (None, None)
     if teacher is not None:
-        teacher_params = jax_utils.replicate(teacher_params)
+        teacher_params = state_lib.replicate(teacher_params)
     steps = steps_lib.make_steps(models, settings, teacher_function)
     evaluation = evaluate.make_evaluation(
         models.generator, seed=config.eval.seed, hole_range=settings.hole_range,

@@ -30,7 +30,7 @@ def test_conv_and_shift_forms_of_resampling_agree(shape):
     x = jax.random.normal(jax.random.key(0), shape)
     np.testing.assert_allclose(
         layers._down2_shifts(x), layers._fir_conv(x, stride=2, padding=1), atol=1e-6)
-    np.testing.assert_allclose(layers._up2_shifts(x), layers._up2_conv(x), atol=1e-6)
+    np.testing.assert_allclose(layers._up2_gather(x), layers._up2_conv(x), atol=1e-6)
 
 
 def test_up2_is_four_times_the_transpose_of_down2():
@@ -68,6 +68,23 @@ def test_depthwise_and_its_gradients_equal_a_grouped_convolution():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('form', [layers._kernel_grad_rows, layers._kernel_grad_once])
+def test_cpu_forms_of_the_kernel_gradient(form):
+    x = jax.random.normal(jax.random.key(0), (2, 5, 7, 3))
+    g = jax.random.normal(jax.random.key(1), x.shape)
+    expected = jax.vjp(lambda k: _grouped_conv(x, k), jnp.zeros((3, 3, 3)))[1](g)[0]
+    np.testing.assert_allclose(form(x, g).reshape(3, 3, 3), expected, atol=1e-4)
+
+
+def test_wide_depthwise_gradient_equals_a_grouped_convolution():
+    # 64 x 64 elements per row and more take the other form on CPU.
+    x = jax.random.normal(jax.random.key(0), (1, 3, 64, 64))
+    k = jax.random.normal(jax.random.key(1), (3, 3, 64))
+    gradient = lambda conv: jax.grad(lambda k: jnp.sum(jnp.sin(conv(x, k))))(k)
+    np.testing.assert_allclose(
+        gradient(layers.depthwise_conv3x3), gradient(_grouped_conv), atol=1e-3)
+
+
 def test_second_order_gradient_through_resampling():
     x = jax.random.normal(jax.random.key(0), (1, 4, 4, 2))
 
@@ -77,7 +94,7 @@ def test_second_order_gradient_through_resampling():
 
     ours = jax.grad(functools.partial(penalty, layers.down2, layers.up2))(x)
     plain = jax.grad(functools.partial(
-        penalty, layers._down2_shifts, layers._up2_shifts))(x)
+        penalty, layers._down2_shifts, layers._up2_gather))(x)
     np.testing.assert_allclose(ours, plain, atol=1e-6)
 
 

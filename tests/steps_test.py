@@ -108,7 +108,7 @@ def test_gradients_of_the_first_iteration_equal_the_published_code():
     state = _replicate(_state(models, True), 1)
     batch = _shard(_batch(0), 1)
     pmap = lambda f, *args: state_lib.unreplicate(
-        jax.pmap(f, steps.AXIS)(*args))
+        jax.pmap(f, state_lib.AXIS)(*args))
     g, _ = pmap(functools.partial(steps.g_gradients, models, SETTINGS, teacher),
                 state, batch, _replicate(teacher_variables, 1))
     ours = torch_map.to_torch({'params': g, 'noise': _state(models, True).noise}, TABLE_G)

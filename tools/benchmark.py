@@ -16,7 +16,6 @@ import time
 
 from absl import app
 from absl import flags
-from flax import jax_utils
 import jax
 from ml_collections import config_flags
 import numpy as np
@@ -45,7 +44,7 @@ def time_steps(config, repeats):
     train.check_batch(batch_size, 'train.batch_size')
     models = state_lib.build_models(config)
     steps = steps_lib.make_steps(models, train.settings_of(config))
-    state = jax_utils.replicate(
+    state = state_lib.replicate(
         state_lib.init_state(models, resolution, jax.random.key(0)))
     result = {
         'resolution': resolution, 'batch_size': batch_size, 'dtype': config.model.dtype,

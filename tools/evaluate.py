@@ -16,7 +16,6 @@ import sys
 
 from absl import app
 from absl import flags
-from flax import jax_utils
 
 from migan_jax import data
 from migan_jax import evaluate
@@ -68,7 +67,7 @@ def run(checkpoint, images, out, seed=None, limit=None):
     evaluation = evaluate.make_evaluation(
         generator, seed=seed, hole_range=tuple(config.mask.hole_range),
         brush_width=tuple(config.mask.brush_width))
-    params, noise = (jax_utils.replicate(variables[k]) for k in ('params', 'noise'))
+    params, noise = (state_lib.replicate(variables[k]) for k in ('params', 'noise'))
     figures = list(evaluate.per_image(
         evaluation, params, noise, train.eval_batches(source, config)))
     if not figures:

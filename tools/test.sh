@@ -12,4 +12,5 @@ source tools/setup_venv.sh
 # go with the rest so that nothing brings another. Where pip can see a build for CPU
 # only (2.13.0+cpu), it takes that one; any other is run on CPU too.
 setup_venv test torch==2.13.0 -e '.[dev]'
-exec .venv/bin/python -m pytest "$@"
+# Two processes, a file each: most of the time is compilation.
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
