@@ -2,6 +2,9 @@
 
 import os
 
+# Read when TensorFlow is imported, which then keeps quiet about GPUs it will not use.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
 from absl import app
 from absl import flags
 from absl import logging
@@ -29,7 +32,7 @@ def main(argv):
         jax.config.update('jax_compilation_cache_dir', os.path.join(
             os.path.dirname(os.path.abspath(_WORKDIR.value)), '.jax_cache'))
     logging.set_verbosity(logging.INFO)
-    state.quiet_orbax()
+    state.quiet_logs()
     try:
         train.train(_CONFIG.value, _WORKDIR.value)
     except (ValueError, train.TrainingDiverged) as error:

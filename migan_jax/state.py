@@ -11,6 +11,7 @@ import json
 import logging as py_logging
 import math
 import os
+import re
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -200,14 +201,15 @@ def abstract_state(models, resolution):
 # --- files --------------------------------------------------------------------
 
 
-def quiet_orbax():
-    """Hides Orbax's log below errors: forty lines about each save and restore.
+def quiet_logs():
+    """Hides what Orbax and JAX log below errors.
 
-    What goes wrong there is raised; the loop and the tools say the rest.  For the
-    programs to call, not for the library.
+    Orbax writes forty lines about each save and restore, JAX one for every accelerator
+    that a machine has not got.  What goes wrong there is raised; the loop and the tools
+    say the rest.  For the programs to call, not for the library.
     """
     logging.get_absl_handler().addFilter(
-        lambda record: 'orbax' not in record.pathname
+        lambda record: not re.search('orbax|xla_bridge', record.pathname)
         or record.levelno >= py_logging.ERROR)
 
 

@@ -306,7 +306,7 @@ def load_generator(checkpoint):
         raise ValueError(f'{checkpoint}: no checkpoint')
     return config, lambda x: jnp.zeros((*x.shape[:3], 3))
 state.load_generator = load_generator
-state.quiet_orbax = lambda: None
+state.quiet_logs = lambda: None
 import migan_jax
 sys.modules['migan_jax.state'] = migan_jax.state = state
 tool = sys.argv[1]

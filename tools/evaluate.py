@@ -90,7 +90,7 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
     args = flags.FLAGS
-    state_lib.quiet_orbax()
+    state_lib.quiet_logs()
     try:
         summary = run(args.checkpoint, args.images, args.out, args.seed, args.limit)
     except (ValueError, OSError) as error:

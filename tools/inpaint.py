@@ -277,7 +277,7 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
     args = flags.FLAGS
-    state.quiet_orbax()
+    state.quiet_logs()
     try:
         config, generate = state.load_generator(args.checkpoint)
         written = run(
