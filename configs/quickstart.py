@@ -25,7 +25,7 @@ def get_config():
     config.mask.hole_range = (0.05, 0.4)
     config.mask.brush_width = (3, 12)
 
-    config.train.kimg = 20.0
+    config.train.kimg = 16.0
     config.train.batch_size = 8
     # Minutes are too short for the adversarial loss alone: L1 finds colours first.
     config.loss.reconstruction_weight = 200.0
@@ -35,8 +35,8 @@ def get_config():
     config.ema.kimg = 1.0
     config.ema.rampup = 0.05
 
-    config.eval.every_kimg = 5.0
+    config.eval.every_kimg = 4.0
     config.eval.batch_size = 8
-    config.checkpoint.every_kimg = 5.0
+    config.checkpoint.every_kimg = 4.0
     config.log.every_kimg = 0.8
     return config

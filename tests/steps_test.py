@@ -190,6 +190,24 @@ def test_eight_devices_take_the_step_of_one():
         assert error < 1e-5, (jax.tree_util.keystr(path), error)
 
 
+def test_bfloat16_steps_lower_under_strict_promotion_and_keep_float32_state():
+    # Lowering traces forward, backward and R1's second order; nothing is compiled.
+    spec = ConvSpec(dtype=jnp.bfloat16)
+    models = state_lib.Models(
+        Generator(16, 64, 8, spec), Discriminator(16, 64, 8, spec),
+        state_lib.lazy_optimizer(1e-3, 4, 9), state_lib.lazy_optimizer(1e-3, 16, 9))
+    functions = steps.make_steps(models, steps.Settings(batch_size=4))
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype),
+                            state_lib.abstract_state(models, 16))
+    image = jax.ShapeDtypeStruct((1, 4, 16, 16, 3), jnp.float32)
+    batch = {'image': image, 'mask': jax.ShapeDtypeStruct((1, 4, 16, 16, 1), jnp.float32)}
+    for function, extra in ((functions.g, (None,)), (functions.d, ()), (functions.r1, ())):
+        state, metrics = function.lower(abstract, batch, *extra).out_info
+        assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(
+            lambda x: x.dtype, abstract)
+        assert {x.dtype for x in jax.tree.leaves(metrics)} == {jnp.dtype(jnp.float32)}
+
+
 def test_sanitized_gradients():
     x = jnp.array([jnp.nan, jnp.inf, -jnp.inf, 2.0])
     np.testing.assert_array_equal(state_lib.sanitize(x), [0, 1e5, -1e5, 2])
