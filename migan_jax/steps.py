@@ -11,7 +11,7 @@ draws what an uninterrupted one draws.
 """
 
 import dataclasses
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp

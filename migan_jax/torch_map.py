@@ -120,12 +120,13 @@ def discriminator_table(resolution, *, branches, depthwise=True):
     return entries
 
 
-def deployed_constants(resolution, channels):
+def deployed_constants(resolution, channels, fir_taps):
     """The fixed FIR tensors that the deployed layout carries as parameters.
 
     Args:
       resolution: R.
       channels: function r -> ch(r).
+      fir_taps: the four taps along one axis, `layers.FIR_TAPS`.
 
     Returns:
       {torch name: f32 array}: `*.downsample.filter.weight` [C, 1, 4, 4],
@@ -133,7 +134,7 @@ def deployed_constants(resolution, channels):
       `*.upsample.filter_const` [1, 1, r, r], ones where the zero-inserting
       upsampling has a sample.
     """
-    taps = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 64
+    taps = np.outer(fir_taps, fir_taps).astype(np.float32)
     per_channel = lambda c, gain: np.tile(taps * np.float32(gain), (c, 1, 1, 1))
     constants = {}
     for r in _resolutions(resolution):

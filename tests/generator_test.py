@@ -10,6 +10,7 @@ from migan_jax import fuse
 from migan_jax import torch_map
 from migan_jax.generator import Generator
 from migan_jax.layers import ConvSpec
+from migan_jax.layers import FIR_TAPS
 
 VARIANTS = {
     'generator_dw_reparam9': dict(ch_base=512, ch_max=32, branches=9, depthwise=True),
@@ -59,7 +60,8 @@ def test_fused_layout_equals_the_published_deployed_one():
     table = torch_map.generator_table(32, branches=0, fused=True)
     params = fuse.fuse(variables['params'])
     ours = torch_map.to_torch({'params': params, 'noise': variables['noise']}, table)
-    ours |= torch_map.deployed_constants(32, lambda r: min(512 // r, 32))
+    ours |= torch_map.deployed_constants(
+        32, lambda r: min(512 // r, 32), FIR_TAPS)
     theirs = golden.subset(deployed, 'state/')
     assert sorted(ours) == sorted(theirs)
     for name, array in theirs.items():

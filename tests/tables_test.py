@@ -121,7 +121,7 @@ def test_totals_of_the_deployed_generator(resolution, with_taps, without_taps):
     variables, _ = abstract('generator', resolution, False)
     deployed = jax.eval_shape(fuse.fuse, variables['params'])
     constants = torch_map.deployed_constants(
-        resolution, lambda r: layers.channels(r, 32768, 512))
+        resolution, lambda r: layers.channels(r, 32768, 512), layers.FIR_TAPS)
     taps = sum(v.size for k, v in constants.items() if k.endswith('filter.weight'))
     assert count(deployed) == without_taps
     assert count(deployed) + taps == with_taps
