@@ -60,7 +60,6 @@ def get_config():
     loss.distillation_weight = 2.0
     loss.distillation_min_resolution = 32
     loss.reconstruction_weight = 0.0     # L1 on composites; not in the paper
-    loss.reconstruction_known_weight = 0.0   # the same for known pixels of the output
 
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.every_kimg = 500.0

@@ -100,23 +100,16 @@ def distillation_loss(student_rgbs, teacher_rgbs, mask, min_resolution=32):
     return total
 
 
-def reconstruction_loss(output, image, mask, known_weight=0.0):
-    """L1 between the generator's output and the original.
+def reconstruction_loss(fake, image):
+    """L1 between a composite and the original: mean |fake - image|.
 
-    mean(|output - image| * (1 - mask + known_weight * mask)).
-
-    With known_weight 0 this is the L1 of the composite.  A generator that is free in
-    known pixels overshoots there, right at the hole, and what it paints beside them in
-    the hole is smooth and so follows: a thin outline, which a small weight removes.
-    Not in the paper: for runs too short for the adversarial loss alone.
+    Known pixels agree by construction, so this counts holes, weighted by their
+    share.  Not in the paper: for runs too short for the adversarial loss alone.
 
     Args:
-      output, image: f32[B, H, W, 3].
-      mask: f32[B, H, W, 1], 1 = known.
-      known_weight: of known pixels, relative to those of holes.
+      fake, image: f32[B, H, W, 3].
 
     Returns:
       f32[].
     """
-    weight = 1 - mask + known_weight * mask
-    return jnp.mean(jnp.abs(output - image) * weight)
+    return jnp.mean(jnp.abs(fake - image))

@@ -37,7 +37,6 @@ class Settings:
       r1_gamma, r1_interval: weight of the R1 penalty, iterations between its steps.
       distillation_weight, distillation_min_resolution: used with a teacher.
       reconstruction_weight: of an L1 loss on composites (0 in the paper).
-      reconstruction_known_weight: of known pixels in that loss.
       hole_range, brush_width: of `masks.free_form`.
       noise: mode of the generator's noise; tests turn it off.
     """
@@ -50,7 +49,6 @@ class Settings:
     distillation_weight: float = 2.0
     distillation_min_resolution: int = 32
     reconstruction_weight: float = 0.0
-    reconstruction_known_weight: float = 0.0
     hole_range: tuple[float, float] = (0.0, 1.0)
     brush_width: tuple[int, int] = (12, 48)
     noise: str = 'random'
@@ -81,20 +79,19 @@ def ema_decay(settings, step):
 
 
 def paint(generator, params, noise, batch, mode, key):
-    """The generator's output on a batch, raw and composited.
+    """Composite of the generator's output, and its torgb outputs.
 
     Args:
       batch: {'image': f32[B, R, R, 3], 'mask': f32[B, R, R, 1], 1 = known}.
 
     Returns:
-      output: f32[B, R, R, 3] = G.
       fake: f32[B, R, R, 3] = G * (1 - mask) + image * mask.
       rgbs: {r: f32[B, r, r, 3]}.
     """
     x = inpaint.model_input(batch['image'], batch['mask'])
     output, rgbs = generator.apply(
         {'params': params, 'noise': noise}, x, mode, rngs={'noise': key})
-    return output, inpaint.composite(output, batch['image'], batch['mask']), rgbs
+    return inpaint.composite(output, batch['image'], batch['mask']), rgbs
 
 
 def prepare_batch(settings, step, images):
@@ -124,8 +121,8 @@ def g_gradients(models, settings, teacher, state, batch, teacher_params):
     key = step_key(settings.seed, state.step, _G_NOISE)
 
     def loss_fn(params_g):
-        output, fake, rgbs = paint(models.generator, params_g, state.noise, batch,
-                                   settings.noise, key)
+        fake, rgbs = paint(models.generator, params_g, state.noise, batch,
+                           settings.noise, key)
         logits = models.discriminator.apply(
             {'params': state.params_d}, inpaint.critic_input(fake, batch['mask']))
         adversarial = losses.generator_loss(logits)
@@ -139,8 +136,7 @@ def g_gradients(models, settings, teacher, state, batch, teacher_params):
                 rgbs, teacher_rgbs, batch['mask'], settings.distillation_min_resolution)
             loss += settings.distillation_weight * metrics['g_distillation']
         if settings.reconstruction_weight:
-            metrics['g_reconstruction'] = losses.reconstruction_loss(
-                output, batch['image'], batch['mask'], settings.reconstruction_known_weight)
+            metrics['g_reconstruction'] = losses.reconstruction_loss(fake, batch['image'])
             loss += settings.reconstruction_weight * metrics['g_reconstruction']
         metrics['g_loss'] = loss
         return loss, metrics
@@ -152,8 +148,8 @@ def g_gradients(models, settings, teacher, state, batch, teacher_params):
 def d_gradients(models, settings, state, batch):
     """Discriminator loss on a fake drawn anew and its gradient, averaged."""
     key = step_key(settings.seed, state.step, _D_NOISE)
-    _, fake, _ = paint(models.generator, state.params_g, state.noise, batch,
-                       settings.noise, key)
+    fake, _ = paint(models.generator, state.params_g, state.noise, batch,
+                    settings.noise, key)
 
     def loss_fn(params_d):
         critic = lambda image: models.discriminator.apply(

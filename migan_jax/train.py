@@ -32,7 +32,6 @@ def settings_of(config):
         distillation_weight=config.loss.distillation_weight,
         distillation_min_resolution=config.loss.distillation_min_resolution,
         reconstruction_weight=config.loss.reconstruction_weight,
-        reconstruction_known_weight=config.loss.reconstruction_known_weight,
         hole_range=tuple(config.mask.hole_range),
         brush_width=tuple(config.mask.brush_width))
 
