@@ -17,6 +17,7 @@ from migan_jax import masks
 from migan_jax.metrics.psnr import hole_psnr
 from migan_jax.metrics.psnr import psnr
 from migan_jax.metrics.ssim import ssim
+from migan_jax.state import AXIS
 
 # Columns of a sample grid, from left to right.
 GRID_COLUMNS = ('input', 'mask', 'output', 'composite', 'original')
@@ -90,7 +91,7 @@ def make_evaluation(generator, *, seed, hole_range, brush_width):
         return figures, jnp.concatenate(
             [inpaint.to_uint8(picture) for picture in pictures], 2)
 
-    return Evaluation(jax.pmap(step, 'device'), seed)
+    return Evaluation(jax.pmap(step, AXIS), seed)
 
 
 def _run(evaluation, params, noise, batch):

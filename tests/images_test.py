@@ -19,7 +19,7 @@ def _save(path, image, **kwargs):
     return path
 
 
-def _close(actual, expected, tolerance):
+def _check_close(actual, expected, tolerance):
     assert actual.dtype == np.uint8 and actual.shape == expected.shape
     assert np.abs(actual.astype(int) - expected.astype(int)).max() <= tolerance
 
@@ -30,27 +30,27 @@ def _close(actual, expected, tolerance):
 def test_formats(tmp_path, suffix, kwargs, tolerance):
     expected = _gradient(20, 30)
     path = _save(tmp_path / f'a.{suffix}', Image.fromarray(expected), **kwargs)
-    _close(images.decode(path), expected, tolerance)
+    _check_close(images.decode(path), expected, tolerance)
     with open(path, 'rb') as file:
-        _close(images.decode(file, 'a'), expected, tolerance)
+        _check_close(images.decode(file, 'a'), expected, tolerance)
 
 
 def test_gray_bilevel_and_gray_alpha(tmp_path):
     gray = _gradient(8, 9)[..., 0]
     path = _save(tmp_path / 'l.png', Image.fromarray(gray))
-    _close(images.decode(path), np.repeat(gray[..., None], 3, -1), 0)
+    _check_close(images.decode(path), np.repeat(gray[..., None], 3, -1), 0)
 
     bits = (gray > 100).astype(np.uint8) * 255
     path = _save(tmp_path / '1.png', Image.fromarray(bits).convert('1'))
     assert Image.open(path).mode == '1'
-    _close(images.decode(path), np.repeat(bits[..., None], 3, -1), 0)
+    _check_close(images.decode(path), np.repeat(bits[..., None], 3, -1), 0)
 
     both = np.stack([gray, np.full_like(gray, 255)], -1)
     both[0, 0, 1] = 0
     path = _save(tmp_path / 'la.png', Image.fromarray(both))
     expected = np.repeat(gray[..., None], 3, -1)
     expected[0, 0] = 255
-    _close(images.decode(path), expected, 0)
+    _check_close(images.decode(path), expected, 0)
 
 
 def test_16_bit_gray_is_scaled_not_clipped(tmp_path):
@@ -58,7 +58,7 @@ def test_16_bit_gray_is_scaled_not_clipped(tmp_path):
     path = _save(tmp_path / 'a.png', Image.fromarray(values))
     assert Image.open(path).mode.startswith('I')
     expected = np.round(values / 257).astype(np.uint8)
-    _close(images.decode(path), np.repeat(expected[..., None], 3, -1), 0)
+    _check_close(images.decode(path), np.repeat(expected[..., None], 3, -1), 0)
 
 
 def test_integers_beyond_16_bits_and_floats_are_refused(tmp_path):
@@ -78,22 +78,22 @@ def test_transparency_is_composited_on_white(tmp_path):
     rgba[1, 1] = 200, 0, 0, 255
     path = _save(tmp_path / 'rgba.png', Image.fromarray(rgba))
     expected = np.array([[[10, 20, 30], [255] * 3], [[127] * 3, [200, 0, 0]]], np.uint8)
-    _close(images.decode(path), expected, 0)
+    _check_close(images.decode(path), expected, 0)
 
     palette = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), mode='P')
     palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     expected = np.array(
         [[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [40, 50, 60]]], np.uint8)
-    _close(images.decode(_save(tmp_path / 'p.png', palette)), expected, 0)
+    _check_close(images.decode(_save(tmp_path / 'p.png', palette)), expected, 0)
     path = _save(tmp_path / 'pt.png', palette, transparency=1)
     expected[:, 1] = 255
-    _close(images.decode(path), expected, 0)
+    _check_close(images.decode(path), expected, 0)
 
     rgb = _gradient(4, 5)
     rgb[1, 2] = 1, 2, 3
     path = _save(tmp_path / 'trns.png', Image.fromarray(rgb), transparency=(1, 2, 3))
     rgb[1, 2] = 255
-    _close(images.decode(path), rgb, 0)
+    _check_close(images.decode(path), rgb, 0)
 
 
 def test_cmyk_jpeg_is_inverted_as_adobe_writes_it(tmp_path):
@@ -101,7 +101,7 @@ def test_cmyk_jpeg_is_inverted_as_adobe_writes_it(tmp_path):
     cmyk[..., 1] = 200
     path = _save(tmp_path / 'a.jpg', Image.fromarray(cmyk, mode='CMYK'), quality=95)
     expected = np.broadcast_to(np.array([255, 55, 255], np.uint8), (16, 16, 3))
-    _close(images.decode(path), expected, 4)
+    _check_close(images.decode(path), expected, 4)
     assert b'Adobe' in path.read_bytes()
 
 
@@ -118,7 +118,7 @@ def test_exif_orientation(tmp_path, orientation):
     exif[0x0112] = orientation
     path = _save(tmp_path / 'a.png',
                  Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
-    _close(images.decode(path), upright, 0)
+    _check_close(images.decode(path), upright, 0)
 
 
 def test_damaged_exif_leaves_the_pixels(tmp_path):
@@ -133,7 +133,7 @@ def test_first_frame_of_an_animation(tmp_path):
         path = tmp_path / f'a.{kind}'
         frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
         assert Image.open(path).n_frames == 2
-        _close(images.decode(path, min_side=1), np.array(frames[0]), 1)
+        _check_close(images.decode(path, min_side=1), np.array(frames[0]), 1)
 
 
 def test_unreadable_names_file_and_reason(tmp_path):
@@ -178,7 +178,7 @@ def test_min_side_reduces_only_jpeg_and_stays_long_enough(tmp_path):
     assert images.decode(jpg, min_side=100).shape == (100, 150, 3)
     assert images.decode(jpg, min_side=26).shape == (50, 75, 3)
     small = images.squash(images.decode(jpg, min_side=64), 32)
-    _close(small, images.squash(images.decode(jpg), 32), 6)
+    _check_close(small, images.squash(images.decode(jpg), 32), 6)
 
 
 def test_squash_is_pillows_bicubic():
