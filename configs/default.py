@@ -10,8 +10,11 @@ def get_config():
     """The full ConfigDict."""
     config = ml_collections.ConfigDict()
     config.seed = 0
+    # Start from the generator of this checkpoint directory (fine-tuning).
+    config.init_from = ''
 
     config.model = model = ml_collections.ConfigDict()
+    model.kind = 'migan'             # or comodgan, the teacher
     model.resolution = 256
     model.ch_base = 32768            # channels at r: min(ch_base / r, ch_max)
     model.ch_max = 512
@@ -20,6 +23,17 @@ def get_config():
     model.materialize_branches = False   # True: keep all branches, same trajectory
     model.noise_at_4x4 = True        # as in Table S.4; the published weights: False
     model.dtype = 'float32'          # of activations; 'bfloat16' on TPU
+    # Of Co-Mod-GAN only, as published.
+    model.comodgan = ml_collections.ConfigDict()
+    model.comodgan.z_dim = 512
+    model.comodgan.w_dim = 512
+    model.comodgan.mapping_layers = 8
+    model.comodgan.global_dim = 1024
+    model.comodgan.dropout = 0.5     # of the global feature, in training
+
+    config.teacher = teacher = ml_collections.ConfigDict()
+    teacher.checkpoint = ''          # a Co-Mod-GAN's directory, see README
+    teacher.dtype = 'float32'        # of its convolutions; 'bfloat16' on TPU
 
     config.data = data = ml_collections.ConfigDict()
     data.source = 'folder'           # folder, zip, tfds, embedded
@@ -48,6 +62,8 @@ def get_config():
     config.optim = optim = ml_collections.ConfigDict()
     optim.g_lr = 1e-3
     optim.d_lr = 1e-3
+    # The published G settings keep the correction of a path-length step every 4
+    # iterations, though none is taken.
     optim.g_lazy_interval = 4
 
     config.ema = ema = ml_collections.ConfigDict()
@@ -60,6 +76,8 @@ def get_config():
     loss.distillation_weight = 2.0
     loss.distillation_min_resolution = 32
     loss.reconstruction_weight = 0.0     # L1 on composites; not in the paper
+    loss.path_length_weight = 0.0        # Co-Mod-GAN only; StyleGAN2 has 2
+    loss.path_length_interval = 4
 
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.every_kimg = 500.0

@@ -4,8 +4,9 @@ Command:  python -m migan_jax.main --config configs/ffhq256.py --workdir runs/ff
               --config.data.path=/data/ffhq.zip
 Data:     the published zip (or a folder: --config.data.source=folder); the first 10,000
           images are for validation.
-Teacher:  needs a Co-Mod-GAN teacher (the published weights or one trained on your
-          data); without one, train with --config.loss.distillation_weight=0.
+Teacher:  name a Co-Mod-GAN with --config.teacher.checkpoint=DIR: published weights read
+          by tools/from_torch.py --kind=comodgan, or your own from comodgan_ffhq256;
+          without one, train with --config.loss.distillation_weight=0.
 Cost:     50 million images.  1.56 million iterations of batch 32.
 Expected: PSNR 16.32, SSIM .590 (the supplement's Table 3), as published for these
           settings; not yet reproduced with this code.
@@ -16,7 +17,7 @@ from configs import default
 
 def get_config():
     config = default.get_config()
-    config.model.dtype = 'bfloat16'
+    config.model.dtype = config.teacher.dtype = 'bfloat16'
     config.data.source = 'zip'
     config.data.train_split = '[10000:]'
     config.data.eval_split = '[:10000]'

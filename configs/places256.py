@@ -3,8 +3,9 @@
 Command:  python -m migan_jax.main --config configs/places256.py --workdir runs/places256 \\
               --config.data.path=gs://your-bucket/tensorflow_datasets
 Data:     TFDS builder places365_small, prepared once; a folder or zip works as well.
-Teacher:  needs a Co-Mod-GAN teacher (the published weights or one trained on your
-          data); without one, train with --config.loss.distillation_weight=0.
+Teacher:  name a Co-Mod-GAN with --config.teacher.checkpoint=DIR: published weights read
+          by tools/from_torch.py --kind=comodgan, or your own from comodgan_places256;
+          without one, train with --config.loss.distillation_weight=0.
 Cost:     50 million images.  1.56 million iterations of batch 32.
 Expected: FID 11.83, LPIPS .394 on Places2 validation (36,500 images, free-form
           masks), as published for these settings; not yet reproduced with this code.
@@ -15,7 +16,7 @@ from configs import default
 
 def get_config():
     config = default.get_config()
-    config.model.dtype = 'bfloat16'
+    config.model.dtype = config.teacher.dtype = 'bfloat16'
     config.data.source = 'tfds'
     config.data.name = 'places365_small'
     config.data.train_split = 'train'

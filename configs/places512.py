@@ -3,8 +3,9 @@
 Command:  python -m migan_jax.main --config configs/places512.py --workdir runs/places512 \\
               --config.data.path=/data/places365_large
 Data:     a folder of the large images (places365_small is 256 x 256).
-Teacher:  needs a Co-Mod-GAN teacher (the published weights or one trained on your
-          data); without one, train with --config.loss.distillation_weight=0.
+Teacher:  name a Co-Mod-GAN with --config.teacher.checkpoint=DIR: published weights read
+          by tools/from_torch.py --kind=comodgan, or your own from comodgan_places512;
+          without one, train with --config.loss.distillation_weight=0.
 Cost:     25 million images.  781,250 iterations of batch 32.
 Expected: FID 10.00, LPIPS .345; PSNR 16.12, SSIM .597 (the supplement's Table 3), as
           published for these settings; not yet reproduced with this code.
@@ -16,7 +17,7 @@ from configs import default
 def get_config():
     config = default.get_config()
     config.model.resolution = 512
-    config.model.dtype = 'bfloat16'
+    config.model.dtype = config.teacher.dtype = 'bfloat16'
     config.data.train_split = 'train'
     config.data.eval_split = 'val'
     config.train.kimg = 25_000.0

@@ -5,8 +5,9 @@ one fixed free-form mask per image name, drawn on the device.
 """
 
 import os
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
@@ -14,19 +15,32 @@ import numpy as np
 
 from migan_jax import inpaint
 from migan_jax import masks
+from migan_jax import scoring
+from migan_jax.metrics import fid
+from migan_jax.metrics import inception
 from migan_jax.metrics.psnr import hole_psnr
 from migan_jax.metrics.psnr import psnr
 from migan_jax.metrics.ssim import ssim
 from migan_jax.state import AXIS
+from migan_jax.state import replicate
 
 # Columns of a sample grid, from left to right.
 GRID_COLUMNS = ('input', 'mask', 'output', 'composite', 'original')
 
 
 class Evaluation(NamedTuple):
-    """What `make_evaluation` gives: the compiled step and the mask seed."""
+    """What `make_evaluation` gives.
+
+    Attributes:
+      step: the compiled step.
+      seed: of the masks.
+      networks: replicated `scoring.Networks`.
+      protocol: of `inception.PROTOCOLS`.
+    """
     step: Callable
     seed: int
+    networks: Any
+    protocol: inception.Protocol
 
 
 def mean_fill(image, mask):
@@ -67,65 +81,87 @@ def image_metrics(composite, image, mask):
     }
 
 
-def make_evaluation(generator, *, seed, hole_range, brush_width):
+def figures_of(composite, image, mask):
+    """`image_metrics`, and the hole PSNR of `mean_fill` beside them."""
+    baseline = image_metrics(mean_fill(image, mask), image, mask)
+    return {**image_metrics(composite, image, mask),
+            'mean_fill_hole_psnr': baseline['hole_psnr']}
+
+
+def mask_keys_of(seed, stems):
+    """Key data u32[B, 2] of `masks.name_key` for image names without extension."""
+    return np.stack([jax.random.key_data(masks.name_key(seed, stem)) for stem in stems])
+
+
+def paint(generator, params, variables, image, mask, mask_keys):
+    """The generator's output in evaluation: constant noise, a fixed latent per name.
+
+    Args:
+      generator: of MI-GAN in any form, or of Co-Mod-GAN.
+      params, variables: its parameters and other collections.
+      image: f32[B, R, R, 3] in [-1, 1].
+      mask: f32[B, R, R, 1], 1 = known.
+      mask_keys: [B] keys of the masks; a latent, where there is one, derives from them.
+
+    Returns:
+      f32[B, R, R, 3], not composited.
+    """
+    z = generator.latents(jax.vmap(jax.random.fold_in, (0, None))(mask_keys, 1))
+    return generator.apply({'params': params, **variables},
+                           inpaint.model_input(image, mask), 'const', z)[0]
+
+
+def make_evaluation(generator, *, seed, hole_range, brush_width,
+                    networks=scoring.Networks(), protocol=inception.PAPER):
     """The pmapped evaluation step of a generator.
 
     Args:
-      generator: a `Generator` in any form.
+      generator: of MI-GAN in any form, or of Co-Mod-GAN.
       seed: of the masks.
       hole_range, brush_width: of `masks.free_form`.
+      networks: `scoring.Networks`, host arrays; FID and LPIPS come with them.
+      protocol: of `inception.PROTOCOLS`, of FID and LPIPS.
     """
-    def step(params, noise, images, mask_keys):
+    def step(params, variables, networks, images, mask_keys):
         image = inpaint.from_uint8(images)
+        mask_keys = jax.random.wrap_key_data(mask_keys, impl='threefry2x32')
         mask = masks.free_form_batch(
-            jax.random.wrap_key_data(mask_keys, impl='threefry2x32'), image.shape[1],
-            hole_range, brush_width=brush_width)
-        output, _ = generator.apply(
-            {'params': params, 'noise': noise}, inpaint.model_input(image, mask), 'const')
+            mask_keys, image.shape[1], hole_range, brush_width=brush_width)
+        output = paint(generator, params, variables, image, mask, mask_keys)
         composite = inpaint.composite(output, image, mask)
-        figures = image_metrics(composite, image, mask)
-        figures['mean_fill_hole_psnr'] = image_metrics(
-            mean_fill(image, mask), image, mask)['hole_psnr']
+        judged = scoring.as_judged(composite, protocol)
+        figures = {**figures_of(composite, image, mask),
+                   **scoring.lpips_figures(networks, judged, image)}
+        features = {}
+        if networks.inception is not None:
+            features = {'real': scoring.features(networks, protocol, image),
+                        'fake': scoring.features(networks, protocol, judged)}
         pictures = (image * mask, jnp.broadcast_to(mask * 2 - 1, image.shape), output,
                     composite, image)
-        return figures, jnp.concatenate(
+        return figures, features, jnp.concatenate(
             [inpaint.to_uint8(picture) for picture in pictures], 2)
 
-    return Evaluation(jax.pmap(step, AXIS), seed)
+    if jax.tree.leaves(networks):
+        networks = replicate(networks)
+    return Evaluation(jax.pmap(step, AXIS), seed, networks, protocol)
 
 
-def _run(evaluation, params, noise, batch):
+def _run(evaluation, params, variables, batch):
     """One batch over the local devices.
 
     Returns:
-      {name: f32[B]} on the host, and the grid rows u8[D, B / D, R, 5 R, 3] on device.
+      {name: f32[B]} and {'real', 'fake': f32[B, 2048]} (empty without an Inception) on
+      the host, and the grid rows u8[D, B / D, R, 5 R, 3] on device.
     """
     devices = jax.local_device_count()
     shard = lambda x: x.reshape(devices, -1, *x.shape[1:])
+    gather = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])
     # Without the extension, as `tools/make_masks.py` does: the same masks.
     stems = [os.path.splitext(name)[0] for name in batch['name']]
-    keys = np.stack([jax.random.key_data(masks.name_key(evaluation.seed, stem))
-                     for stem in stems])
-    figures, pictures = evaluation.step(
-        params, noise, shard(batch['image']), shard(keys))
-    return jax.tree.map(lambda x: np.asarray(x).reshape(-1), figures), pictures
-
-
-def per_image(evaluation, params, noise, batches):
-    """Figures of every image of this host, padding and unreadable ones left out.
-
-    Args:
-      evaluation: from `make_evaluation`.
-      params, noise: replicated, in the form that the generator has.
-      batches: from `data.eval_batches`, batch size divisible by local devices.
-
-    Yields:
-      (image name, {figure: float}).
-    """
-    for batch in batches:
-        figures, _ = _run(evaluation, params, noise, batch)
-        for i in np.flatnonzero(batch['valid']):
-            yield batch['name'][i], {k: float(v[i]) for k, v in figures.items()}
+    keys = mask_keys_of(evaluation.seed, stems)
+    figures, features, pictures = evaluation.step(
+        params, variables, evaluation.networks, shard(batch['image']), shard(keys))
+    return jax.tree.map(gather, figures), jax.tree.map(gather, features), pictures
 
 
 def summarize(figures):
@@ -143,31 +179,47 @@ def summarize(figures):
     yield 'images', len(figures)
 
 
-def evaluate(evaluation, params, noise, batches):
-    """Figures over all hosts' images.
+def evaluate(evaluation, params, variables, batches):
+    """Figures over all hosts' images; padding and unreadable ones are left out.
 
-    Arguments as in `per_image`; every host must call it with equally many batches.
+    Args:
+      evaluation: from `make_evaluation`.
+      params, variables: replicated, in the form that the generator has.
+      batches: from `data.eval_batches`, batch size divisible by local devices; every
+        host must bring equally many.
 
     Yields:
-      (figure, mean), the same on every host; ('images', count) last.
+      (figure, mean), the same on every host; then ('fid', FID) with an Inception and
+      more images than features; ('images', count) last.
     """
-    if jax.process_count() == 1:
-        yield from summarize(per_image(evaluation, params, noise, batches))
-        return
-    # Single values travel, not means: the sum is then in float64 on each host.
-    columns, valid = [], []
+    columns, valid, sums = [], [], {}
     for batch in batches:
-        columns.append(_run(evaluation, params, noise, batch)[0])
+        figures, features, _ = _run(evaluation, params, variables, batch)
+        columns.append(figures)
         valid.append(batch['valid'])
+        for name, rows in features.items():
+            before = sums.get(name) or fid.empty(inception.FEATURES)
+            sums[name] = fid.add(before, rows, batch['valid'])
+    # Single values travel, not means: the sum is then in float64 on each host.
     stacked = {k: np.concatenate([c[k] for c in columns]) for k in columns[0]}
-    stacked, valid = multihost_utils.process_allgather((stacked, np.concatenate(valid)))
-    valid = valid.reshape(-1)
+    valid = np.concatenate(valid)
+    if jax.process_count() > 1:
+        stacked, valid = multihost_utils.process_allgather((stacked, valid))
+        valid = valid.reshape(-1)
     names = list(stacked)
     rows = zip(*(stacked[name].reshape(-1)[valid] for name in names))
-    yield from summarize(('', dict(zip(names, row))) for row in rows)
+    *means, (_, count) = summarize(('', dict(zip(names, row))) for row in rows)
+    yield from means
+    if sums:
+        real, fake = (scoring.over_hosts(sums[name]) for name in ('real', 'fake'))
+        try:
+            yield 'fid', fid.fid(real, fake, evaluation.protocol.ddof)
+        except fid.TooFewSamples as error:
+            logging.warning('FID is left out: %s', error)
+    yield 'images', count
 
 
-def sample_grid(evaluation, params, noise, batch, rows=8):
+def sample_grid(evaluation, params, variables, batch, rows=8):
     """A picture of samples, one row each, columns as in GRID_COLUMNS.
 
     Args:
@@ -177,7 +229,7 @@ def sample_grid(evaluation, params, noise, batch, rows=8):
     Returns:
       u8[rows * R, 5 * R, 3]; holes are grey in the input, black in the mask.
     """
-    _, pictures = _run(evaluation, params, noise, batch)
+    *_, pictures = _run(evaluation, params, variables, batch)
     pictures = np.asarray(pictures)
     pictures = pictures.reshape(-1, *pictures.shape[2:])[batch['valid']][:rows]
     return pictures.reshape(-1, *pictures.shape[2:])

@@ -1,4 +1,8 @@
-"""Training parameters -> deployed parameters, and branches -> their sum."""
+"""Training parameters <-> deployed parameters, and branches -> their sum."""
+
+import math
+
+import numpy as np
 
 from migan_jax.layers import effective_kernel
 from migan_jax.layers import sum_branches
@@ -45,3 +49,35 @@ def collapse_branches(params):
             return {'branch_sum': sum_branches(kernel['branches'])}
         return kernel
     return _map_kernels(params, collapse)
+
+
+def unfold(params, like):
+    """Training parameters with the effective kernels of deployed ones: fine-tuning.
+
+    A kernel's size is lost when it is normalised, and it decides how fast the kernel
+    turns: every output channel gets the norm it has at the start of training,
+    sqrt(fan in).  Of n branches each becomes the same.  The split into branches and
+    the sizes that training had reached can't be recovered.
+
+    Args:
+      params: nested dict from `fuse`, or of the published deployed layout.
+      like: training parameters of the same generator in any form.
+
+    Returns:
+      nested dict of NumPy arrays with the structure of `like`.
+    """
+    result = {}
+    for name, value in like.items():
+        if not isinstance(value, dict):
+            result[name] = np.array(params[name])
+        elif len(value) == 1 and next(iter(value)) in _KERNELS:
+            form, = value
+            kernel = np.asarray(params[name]['kernel'])
+            kernel = kernel * np.float32(math.sqrt(math.prod(kernel.shape[:-1])))
+            if form == 'branches':   # sum_i w_i / sqrt(n) with n equal w_i
+                n = len(value[form])
+                kernel = np.tile(kernel * np.float32(n**-0.5), (n, 1, 1, 1, 1))
+            result[name] = {form: kernel}
+        else:
+            result[name] = unfold(params[name], value)
+    return result

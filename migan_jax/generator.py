@@ -106,14 +106,19 @@ class Generator(nn.Module):
     spec: ConvSpec = ConvSpec()
     noise_at_4x4: bool = True
 
+    def latents(self, keys):
+        """None for any [B] keys: MI-GAN has no latent, Co-Mod-GAN draws its z here."""
+        return None
+
     @nn.compact
-    def __call__(self, x, noise_mode='random'):
+    def __call__(self, x, noise_mode='random', z=None):
         """Paints the holes.
 
         Args:
           x: f32[B, R, R, 4], `inpaint.model_input`: [mask - 0.5, image * mask],
             mask 1 = known, image in [-1, 1].
           noise_mode: 'random' (needs the rng stream `noise`), 'const' or 'none'.
+          z: of `latents`; here so that both generators are called alike.
 
         Returns:
           image: f32[B, R, R, 3], about [-1, 1], not clipped, not composited.
@@ -121,9 +126,12 @@ class Generator(nn.Module):
             are accumulated.
 
         Raises:
-          ValueError: resolution is no power of two, or x is not [B, R, R, 4].
+          ValueError: resolution is no power of two, x is not [B, R, R, 4], or z is
+            not None.
         """
         check_resolution(self.resolution)
+        if z is not None:
+            raise ValueError(f'MI-GAN has no latent; got z of shape {z.shape}.')
         expected = (self.resolution, self.resolution, 4)
         if x.ndim != 4 or x.shape[1:] != expected:
             raise ValueError(f'generator input has shape {x.shape}; expected [B, '

@@ -54,6 +54,27 @@ def r1_penalty(critic, x):
     return jnp.sum(jnp.square(gradient), (1, 2, 3))
 
 
+def path_lengths(paint, ws, y):
+    """How far the image moves with the mapped latents, per sample.
+
+    |J_w^T y| with y a random image: root of the mean over style inputs of the squared
+    norm of d(sum paint(ws) y)/dw.
+
+    Args:
+      paint: function f32[B, n, w_dim] -> f32[B, H, W, 3].
+      ws: f32[B, n, w_dim].
+      y: f32[B, H, W, 3], N(0, 1) / sqrt(H W).
+
+    Returns:
+      f32[B].
+
+    References:
+      Karras et al., Analyzing and improving the image quality of StyleGAN, 2020.
+    """
+    gradient = jax.grad(lambda ws: jnp.sum(paint(ws) * y))(ws)
+    return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(gradient), 2), 1))
+
+
 def resize_mask(mask, resolution):
     """Nearest-neighbour reduction of a mask (1 = known) to a lower resolution.
 

@@ -6,6 +6,7 @@ A checkpoint directory (a training workdir, or what `tools/from_torch.py` writes
     DIR/checkpoints/<step>/      Orbax: state, and the evaluation's metrics
 """
 
+import contextlib
 import functools
 import json
 import logging as py_logging
@@ -21,12 +22,15 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from migan_jax import comodgan
 from migan_jax.discriminator import Discriminator
 from migan_jax.fuse import fuse
+from migan_jax.fuse import unfold
 from migan_jax.generator import Generator
 from migan_jax.layers import check_resolution
 from migan_jax.layers import ConvSpec
@@ -48,14 +52,17 @@ class TrainState:
       step: i32[], finished iterations.
       params_g, params_d: parameters of generator and discriminator.
       ema: exponential moving average of params_g; what is evaluated and exported.
-      noise: the generator's constant noise planes.
-      opt_g, opt_d: optimiser states; the R1 step shares opt_d.
+      variables: the generator's other collections: constant noise planes and, of
+        Co-Mod-GAN, running means.
+      path_length: f32[], running mean of the path lengths; 0 without that term.
+      opt_g, opt_d: optimiser states; the regularisers' steps share them.
     """
     step: jax.Array
     params_g: Any
     params_d: Any
     ema: Any
-    noise: Any
+    variables: Any
+    path_length: jax.Array
     opt_g: Any
     opt_d: Any
 
@@ -116,64 +123,95 @@ def make_optimizer(learning_rate, b2, eps=1e-8, branches=0):
 def lazy_optimizer(learning_rate, interval, branches):
     """`make_optimizer` with the lazy-regularisation correction.
 
-    Every `interval` iterations a regulariser takes one more step with the same
-    optimiser: learning rate and log b2 shrink by interval / (interval + 1)
+    Every `interval` iterations (0: never) a regulariser takes one more step with the
+    same optimiser: learning rate and log b2 shrink by interval / (interval + 1)
     (Karras et al., Analyzing and improving the image quality of StyleGAN, 2020).
     """
-    ratio = interval / (interval + 1)
+    ratio = interval / (interval + 1) if interval else 1.0
     return make_optimizer(learning_rate * ratio, 0.99**ratio, branches=branches)
+
+
+def activation_dtype(name):
+    """The dtype that a config calls 'float32' or 'bfloat16'."""
+    dtypes = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+    if name not in dtypes:
+        raise ValueError(f'dtype is {name!r}; expected one of {sorted(dtypes)} '
+                         '(config.model.dtype, config.teacher.dtype).')
+    return dtypes[name]
 
 
 def conv_spec(model_config, *, fused=False):
     """`layers.ConvSpec` of config.model."""
-    dtypes = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-    if model_config.dtype not in dtypes:
-        raise ValueError(f'config.model.dtype is {model_config.dtype!r}; expected one '
-                         f'of {sorted(dtypes)}.')
     return ConvSpec(
         branches=model_config.branches,
         materialize_branches=model_config.materialize_branches,
         fused=fused, depthwise=model_config.depthwise,
-        dtype=dtypes[model_config.dtype])
+        dtype=activation_dtype(model_config.dtype))
+
+
+def is_comodgan(config):
+    """Whether config.model describes a Co-Mod-GAN, not a MI-GAN."""
+    if config.model.kind not in ('migan', 'comodgan'):
+        raise ValueError(f'config.model.kind is {config.model.kind!r}; expected migan '
+                         'or comodgan.')
+    return config.model.kind == 'comodgan'
 
 
 def build_generator(config, *, fused=False):
-    """Generator of a config, in its training form or deployed (`fused`)."""
+    """Generator of a config, in its training form or deployed (`fused`).
+
+    Co-Mod-GAN has one form only.
+    """
     model = config.model
     check_resolution(model.resolution)
+    if is_comodgan(config):
+        extra = model.comodgan
+        return comodgan.Generator(
+            model.resolution, model.ch_base, model.ch_max, extra.z_dim, extra.w_dim,
+            extra.mapping_layers, extra.global_dim, extra.dropout,
+            activation_dtype(model.dtype))
     return Generator(model.resolution, model.ch_base, model.ch_max,
                      conv_spec(model, fused=fused), model.noise_at_4x4)
+
+
+def build_discriminator(config):
+    """The discriminator that goes with a config's generator."""
+    model = config.model
+    if is_comodgan(config):
+        return comodgan.Discriminator(model.resolution, model.ch_base, model.ch_max,
+                                      activation_dtype(model.dtype))
+    return Discriminator(model.resolution, model.ch_base, model.ch_max, conv_spec(model))
 
 
 def build_models(config):
     """Generator, discriminator and optimisers of a config.
 
     Raises:
-      ValueError: the resolution is no power of two from 16, or an unknown dtype.
+      ValueError: the resolution is no power of two from 16, or an unknown dtype or
+        kind.
     """
-    model, optim = config.model, config.optim
-    generator = build_generator(config)
-    discriminator = Discriminator(
-        model.resolution, model.ch_base, model.ch_max, conv_spec(model))
-    # The published G settings keep the correction of a path-length step every 4
-    # iterations, though none is taken.
+    optim = config.optim
+    branches = 0 if is_comodgan(config) else config.model.branches
     return Models(
-        generator, discriminator,
-        lazy_optimizer(optim.g_lr, optim.g_lazy_interval, model.branches),
-        lazy_optimizer(optim.d_lr, config.loss.r1_interval, model.branches))
+        build_generator(config), build_discriminator(config),
+        lazy_optimizer(optim.g_lr, optim.g_lazy_interval, branches),
+        lazy_optimizer(optim.d_lr, config.loss.r1_interval, branches))
 
 
 def _initial_state(models, resolution, key):
     key_g, key_d = jax.random.split(key)
     x = jnp.zeros((1, resolution, resolution, 4))
-    g = models.generator.init(key_g, x, 'none')
+    z = models.generator.latents(jax.random.split(key_g, 1))
+    g = dict(models.generator.init(key_g, x, 'none', z))
+    params_g = g.pop('params')
     d = models.discriminator.init(key_d, x)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params_g=g['params'], params_d=d['params'],
+        params_g=params_g, params_d=d['params'],
         # A copy: donated buffers must not be shared.
-        ema=jax.tree.map(jnp.copy, g['params']), noise=g.get('noise', {}),
-        opt_g=models.tx_g.init(g['params']), opt_d=models.tx_d.init(d['params']))
+        ema=jax.tree.map(jnp.copy, params_g), variables=g,
+        path_length=jnp.zeros(()),
+        opt_g=models.tx_g.init(params_g), opt_d=models.tx_d.init(d['params']))
 
 
 def init_state(models, resolution, key):
@@ -307,6 +345,14 @@ def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', read_on
         os.path.join(os.path.abspath(directory), 'checkpoints'), options=options)
 
 
+def has_checkpoint(directory):
+    """Whether a finished checkpoint lies in DIR/checkpoints."""
+    if not os.path.isdir(os.path.join(directory, 'checkpoints')):
+        return False
+    with contextlib.closing(checkpoint_manager(directory, read_only=True)) as manager:
+        return manager.latest_step() is not None
+
+
 def replicate(tree):
     """One copy per device, leading axis = devices, placed as pmapped functions place.
 
@@ -354,19 +400,74 @@ def restore(manager, state, step=None):
     return jax.device_get(restored)
 
 
-def load_deployed(directory):
-    """The deployed generator of a checkpoint directory: best, else latest, EMA.
+def deployed_params(config, params):
+    """Parameters of `build_generator(config, fused=True)` from trained ones."""
+    return params if is_comodgan(config) else jax.device_get(fuse(params))
+
+
+def save_deployed(directory, config, variables):
+    """Writes a checkpoint directory that holds a deployed generator only, bit for bit.
 
     Args:
-      directory: a training workdir or the output of `tools/from_torch.py`.
-
-    Returns:
-      config: ConfigDict; `config.model.resolution` is R.
-      generator: `Generator` in its deployed form.
-      variables: {'params', 'noise'} of it, host arrays.
+      directory: made if missing; must hold no checkpoint.
+      config: ConfigDict; its `deployed` is set.
+      variables: {'params', 'noise', ...} of `build_generator(config, fused=True)`.
 
     Raises:
-      CheckpointError: no checkpoint there, or not of this model.
+      CheckpointError: the variables are not this config's, both sides are listed.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.deployed = True
+    check_same_arrays(abstract_deployed(config), variables, 'the config', 'the weights')
+    os.makedirs(directory, exist_ok=True)
+    manager = checkpoint_manager(directory)
+    manager.save(0, args=ocp.args.StandardSave(variables))
+    manager.wait_until_finished()
+    manager.close()
+    # Last: a directory without it is no checkpoint.
+    save_config(config, directory)
+
+
+def abstract_deployed(config):
+    """Shapes and dtypes of the variables of `build_generator(config, fused=True)`."""
+    generator = build_generator(config, fused=True)
+    r = config.model.resolution
+
+    def init(key):
+        z = generator.latents(jax.random.split(key, 1))
+        return generator.init(key, jnp.zeros((1, r, r, 4)), 'none', z)
+
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+def check_same_arrays(expected, actual, expected_name, actual_name):
+    """Compares names and shapes of two trees.
+
+    Raises:
+      CheckpointError: they differ; lists what only one side has and other shapes.
+    """
+    def shapes(tree):
+        return {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(x.shape)
+                for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    expected, actual = shapes(expected), shapes(actual)
+    lines = [f'only in {expected_name}: {sorted(expected.keys() - actual.keys())}',
+             f'only in {actual_name}: {sorted(actual.keys() - expected.keys())}']
+    lines += [f'{name}: {expected_name} {expected[name]}, {actual_name} {actual[name]}'
+              for name in sorted(expected.keys() & actual.keys())
+              if expected[name] != actual[name]]
+    if expected != actual:
+        raise CheckpointError('arrays do not fit:\n  ' + '\n  '.join(lines))
+
+
+def open_checkpoint(directory):
+    """Config and read-only manager of a checkpoint directory, and its best step.
+
+    Returns:
+      config, manager, step (best, else latest).
+
+    Raises:
+      CheckpointError: no checkpoint there.
     """
     config = load_config(directory)
     if not os.path.isdir(os.path.join(directory, 'checkpoints')):
@@ -379,15 +480,40 @@ def load_deployed(directory):
     step = manager.latest_step() if step is None else step
     if step is None:
         raise CheckpointError(f'{directory}/checkpoints holds no finished checkpoint.')
-    models = build_models(config)
-    state = restore(manager, abstract_state(models, config.model.resolution), step)
+    return config, manager, step
+
+
+def load_deployed(directory):
+    """The deployed generator of a checkpoint directory: best, else latest, EMA.
+
+    Args:
+      directory: a training workdir or the output of `tools/from_torch.py`.
+
+    Returns:
+      config: ConfigDict; `config.model.resolution` is R.
+      generator: `Generator` of MI-GAN in its deployed form, or of Co-Mod-GAN.
+      variables: {'params', 'noise', ...} of it, host arrays.
+
+    Raises:
+      CheckpointError: no checkpoint there, or not of this model.
+    """
+    config, manager, step = open_checkpoint(directory)
+    if config.get('deployed', False):
+        variables = restore(manager, abstract_deployed(config), step)
+    else:
+        models = build_models(config)
+        state = restore(manager, abstract_state(models, config.model.resolution), step)
+        variables = {'params': deployed_params(config, state.ema), **state.variables}
     manager.close()
-    variables = {'params': jax.device_get(fuse(state.ema)), 'noise': state.noise}
     return config, build_generator(config, fused=True), variables
 
 
-def load_generator(directory):
+def load_generator(directory, seed=0):
     """`load_deployed` as one function, with constant noise.
+
+    Args:
+      directory: a checkpoint directory.
+      seed: of a Co-Mod-GAN's latents, sample i of a batch always having the same.
 
     Returns:
       config: ConfigDict; `config.model.resolution` is R.
@@ -395,4 +521,96 @@ def load_generator(directory):
         f32[B, R, R, 3].
     """
     config, generator, variables = load_deployed(directory)
-    return config, jax.jit(lambda x: generator.apply(variables, x, 'const')[0])
+
+    def generate(x):
+        z = generator.latents(jax.vmap(jax.random.fold_in, (None, 0))(
+            jax.random.key(seed), jnp.arange(len(x))))
+        return generator.apply(variables, x, 'const', z)[0]
+
+    return config, jax.jit(generate)
+
+
+def teacher_function(generator):
+    """A Co-Mod-GAN generator as the teacher of `steps.make_steps`.
+
+    Returns:
+      (variables, x, key) -> {r: f32[B, r, r, 3]}, the torgb outputs in evaluation mode
+      (no dropout), latent and noise drawn from the key.
+    """
+    def teacher(variables, x, key):
+        noise, latent = jax.random.split(key)
+        z = generator.latents(jax.random.split(latent, len(x)))
+        return generator.apply(variables, x, 'random', z, rngs={'noise': noise})[1]
+
+    return teacher
+
+
+def load_teacher(directory, resolution, dtype):
+    """A frozen Co-Mod-GAN teacher.
+
+    Args:
+      directory: a checkpoint directory.
+      resolution: of the student.
+      dtype: of its convolutions, 'float32' or 'bfloat16'.
+
+    Returns:
+      teacher: see `teacher_function`.
+      variables: host arrays.
+
+    Raises:
+      CheckpointError: not a Co-Mod-GAN of this resolution; says what it is.
+    """
+    config, _, variables = load_deployed(directory)
+    if not is_comodgan(config):
+        raise CheckpointError(
+            f'{directory} holds a MI-GAN; the teacher must be a Co-Mod-GAN (from_torch '
+            '--kind=comodgan, or trained with configs/comodgan_*.py).')
+    if config.model.resolution != resolution:
+        raise CheckpointError(
+            f'the teacher in {directory} paints {config.model.resolution} x '
+            f'{config.model.resolution}, this config trains {resolution} x {resolution}: '
+            'take a teacher of that resolution, or change config.model.resolution.')
+    config.model.dtype = dtype
+    return teacher_function(build_generator(config)), variables
+
+
+def warm_start(state, config, directory):
+    """A fresh state with the generator of another checkpoint: fine-tuning.
+
+    Of a training workdir the discriminator comes along too; what `from_torch` wrote
+    has none, and its kernels are unfolded (`fuse.unfold`).
+
+    Args:
+      state: TrainState at iteration 0.
+      config: of the run.
+      directory: a checkpoint directory of the same model.
+
+    Raises:
+      CheckpointError: it is another model; lists the fields that differ.
+    """
+    source, manager, step = open_checkpoint(directory)
+    # Neither changes what the parameters mean, nor can deployed ones tell.
+    ignored = {'dtype'}
+    if source.get('deployed', False):
+        ignored |= {'branches', 'materialize_branches'}
+    fields = lambda c: {k: v for k, v in c.model.items() if k not in ignored}
+    lines = differing_fields(fields(config), fields(source), 'model.')
+    if lines:
+        raise CheckpointError(
+            f'config.init_from: {directory} holds another model (there -> in this '
+            'config):\n  ' + '\n  '.join(lines)
+            + '\nSet these fields in the config as they are there.')
+    if source.get('deployed', False):
+        manager.close()
+        _, _, variables = load_deployed(directory)
+        params = variables.pop('params')
+        if not is_comodgan(config):
+            params = unfold(params, state.params_g)
+        state = state.replace(variables={**state.variables, **variables})
+    else:
+        trained = restore(manager, state, step)
+        manager.close()
+        params = trained.ema
+        state = state.replace(params_d=trained.params_d, variables=trained.variables)
+    # Two copies: donated buffers must not be shared.
+    return state.replace(params_g=params, ema=jax.tree.map(np.copy, params))

@@ -4,6 +4,7 @@
     state, metrics = g(state, batch, teacher)   teacher: its parameters, or None
     state, metrics = d(state, batch)
     state, metrics = r1(state, batch)           when step % r1_interval == 0
+    state, metrics = path_length(state, batch)  likewise, if that term is on
 
 All arguments and results have a leading device axis.  Keys are
 fold_in(fold_in(key(seed), step), device), so none is stored and a resumed run
@@ -22,7 +23,7 @@ from migan_jax import masks
 from migan_jax.state import AXIS
 
 # What a key is for, within one step of one device.
-_MASKS, _G_NOISE, _D_NOISE, _TEACHER = range(4)
+_MASKS, _G_PAINT, _D_PAINT, _TEACHER, _PATH_LENGTH = range(5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Settings:
       r1_gamma, r1_interval: weight of the R1 penalty, iterations between its steps.
       distillation_weight, distillation_min_resolution: used with a teacher.
       reconstruction_weight: of an L1 loss on composites (0 in the paper).
+      path_length_weight, path_length_interval: of StyleGAN2's path-length term, for
+        generators with a latent; 0 is off.
       hole_range, brush_width: of `masks.free_form`.
       noise: mode of the generator's noise; tests turn it off.
     """
@@ -49,6 +52,8 @@ class Settings:
     distillation_weight: float = 2.0
     distillation_min_resolution: int = 32
     reconstruction_weight: float = 0.0
+    path_length_weight: float = 0.0
+    path_length_interval: int = 4
     hole_range: tuple[float, float] = (0.0, 1.0)
     brush_width: tuple[int, int] = (12, 48)
     noise: str = 'random'
@@ -60,6 +65,7 @@ class Steps(NamedTuple):
     g: Callable
     d: Callable
     r1: Callable
+    path_length: Callable
 
 
 def step_key(seed, step, purpose):
@@ -78,20 +84,28 @@ def ema_decay(settings, step):
     return 0.5**(settings.batch_size / jnp.maximum(half_life, 1e-8))
 
 
-def paint(generator, params, noise, batch, mode, key):
-    """Composite of the generator's output, and its torgb outputs.
+def paint(generator, params, variables, batch, mode, key):
+    """Composite of the generator's output in training, and its torgb outputs.
 
     Args:
+      generator: of MI-GAN or Co-Mod-GAN.
+      params, variables: of it; `variables` holds its other collections.
       batch: {'image': f32[B, R, R, 3], 'mask': f32[B, R, R, 1], 1 = known}.
+      mode: of the noise.
+      key: of everything drawn: noise, latent, dropout.
 
     Returns:
       fake: f32[B, R, R, 3] = G * (1 - mask) + image * mask.
       rgbs: {r: f32[B, r, r, 3]}.
+      averages: the collection of running means, moved by this batch; {} for MI-GAN.
     """
     x = inpaint.model_input(batch['image'], batch['mask'])
-    output, rgbs = generator.apply(
-        {'params': params, 'noise': noise}, x, mode, rngs={'noise': key})
-    return inpaint.composite(output, batch['image'], batch['mask']), rgbs
+    noise, latent, dropout = jax.random.split(key, 3)
+    z = generator.latents(jax.random.split(latent, len(x)))
+    (output, rgbs), averages = generator.apply(
+        {'params': params, **variables}, x, mode, z,
+        rngs={'noise': noise, 'dropout': dropout}, mutable=['average'])
+    return inpaint.composite(output, batch['image'], batch['mask']), rgbs, averages
 
 
 def prepare_batch(settings, step, images):
@@ -117,12 +131,13 @@ def g_gradients(models, settings, teacher, state, batch, teacher_params):
     Returns:
       gradients: like state.params_g.
       metrics: {name: f32[]}.
+      averages: see `paint`.
     """
-    key = step_key(settings.seed, state.step, _G_NOISE)
+    key = step_key(settings.seed, state.step, _G_PAINT)
 
     def loss_fn(params_g):
-        fake, rgbs = paint(models.generator, params_g, state.noise, batch,
-                           settings.noise, key)
+        fake, rgbs, averages = paint(
+            models.generator, params_g, state.variables, batch, settings.noise, key)
         logits = models.discriminator.apply(
             {'params': state.params_d}, inpaint.critic_input(fake, batch['mask']))
         adversarial = losses.generator_loss(logits)
@@ -139,17 +154,17 @@ def g_gradients(models, settings, teacher, state, batch, teacher_params):
             metrics['g_reconstruction'] = losses.reconstruction_loss(fake, batch['image'])
             loss += settings.reconstruction_weight * metrics['g_reconstruction']
         metrics['g_loss'] = loss
-        return loss, metrics
+        return loss, (metrics, averages)
 
-    gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params_g)
-    return jax.lax.pmean((gradients, metrics), AXIS)
+    gradients, (metrics, averages) = jax.grad(loss_fn, has_aux=True)(state.params_g)
+    return jax.lax.pmean((gradients, metrics, averages), AXIS)
 
 
 def d_gradients(models, settings, state, batch):
     """Discriminator loss on a fake drawn anew and its gradient, averaged."""
-    key = step_key(settings.seed, state.step, _D_NOISE)
-    fake, _ = paint(models.generator, state.params_g, state.noise, batch,
-                    settings.noise, key)
+    key = step_key(settings.seed, state.step, _D_PAINT)
+    fake, _, _ = paint(models.generator, state.params_g, state.variables, batch,
+                       settings.noise, key)
 
     def loss_fn(params_d):
         critic = lambda image: models.discriminator.apply(
@@ -177,34 +192,77 @@ def r1_gradients(models, settings, state, batch):
     return jax.lax.pmean((gradients, metrics), AXIS)
 
 
+# Share of the old mean that a path-length step keeps.
+_PATH_LENGTH_DECAY = 0.99
+
+
+def path_length_gradients(models, settings, state, batch):
+    """StyleGAN2's path-length term and its gradient, averaged over devices.
+
+    weight * interval * mean((length - running mean of lengths)^2), on half the batch
+    as published, since it is the dearest of all steps.
+
+    Returns:
+      gradients: like state.params_g.
+      metrics: {name: f32[]}.
+      mean: f32[], the running mean, moved.
+    """
+    generator = models.generator
+    x = inpaint.model_input(batch['image'], batch['mask'])
+    x = x[:max(1, len(x) // 2)]
+    noise, latent, direction = jax.random.split(
+        step_key(settings.seed, state.step, _PATH_LENGTH), 3)
+    z = generator.latents(jax.random.split(latent, len(x)))
+    y = jax.random.normal(direction, (*x.shape[:3], 3)) / x.shape[1]
+
+    def loss_fn(params_g):
+        variables = {'params': params_g, **state.variables}
+        ws = generator.apply(variables, z, method=generator.map)
+        paint_ws = lambda ws: generator.apply(
+            variables, x, ws, settings.noise, rngs={'noise': noise},
+            method=generator.synthesize)[0]
+        lengths = losses.path_lengths(paint_ws, ws, y)
+        measured = jax.lax.pmean(jnp.mean(jax.lax.stop_gradient(lengths)), AXIS)
+        mean = measured + _PATH_LENGTH_DECAY * (state.path_length - measured)
+        penalty = jnp.mean(jnp.square(lengths - mean))
+        loss = penalty * (settings.path_length_weight * settings.path_length_interval)
+        return loss, ({'path_length': measured, 'path_length_penalty': penalty}, mean)
+
+    gradients, (metrics, mean) = jax.grad(loss_fn, has_aux=True)(state.params_g)
+    return *jax.lax.pmean((gradients, metrics), AXIS), mean
+
+
 def _apply(tx, gradients, opt_state, params):
     updates, opt_state = tx.update(gradients, opt_state, params)
     return jax.tree.map(jnp.add, params, updates), opt_state
 
 
-def make_steps(models, settings, teacher=None):
+def make_steps(models, settings, teacher=None, devices=None):
     """Compiles nothing yet: the pmapped functions of an iteration.
 
     Args:
       models: `state.Models`.
       settings: `Settings`.
       teacher: optional function (teacher_params, x, key) -> {r: f32[B, r, r, 3]}
-        with x as for the generator; frozen, its parameters go in beside the state.
+        with x as for the generator, see `state.load_teacher`; frozen, its parameters
+        go in beside the state.
+      devices: to run on, or of a topology to compile for; all by default.
 
     Returns:
-      `Steps`; g, d and r1 donate their state.
+      `Steps`; all but prepare donate their state.
     """
     def prepare(state, images):
         return prepare_batch(settings, state.step, images)
 
     def g_step(state, batch, teacher_params):
-        gradients, metrics = g_gradients(
+        gradients, metrics, averages = g_gradients(
             models, settings, teacher, state, batch, teacher_params)
         params, opt = _apply(models.tx_g, gradients, state.opt_g, state.params_g)
         beta = ema_decay(settings, state.step)
         ema = jax.tree.map(
             lambda e, p: p + (e - p) * beta.astype(p.dtype), state.ema, params)
-        return state.replace(params_g=params, opt_g=opt, ema=ema), metrics
+        return state.replace(params_g=params, opt_g=opt, ema=ema,
+                             variables={**state.variables, **averages}), metrics
 
     def d_step(state, batch):
         gradients, metrics = d_gradients(models, settings, state, batch)
@@ -216,13 +274,24 @@ def make_steps(models, settings, teacher=None):
         params, opt = _apply(models.tx_d, gradients, state.opt_d, state.params_d)
         return state.replace(params_d=params, opt_d=opt), metrics
 
-    step = lambda f: jax.pmap(f, AXIS, donate_argnums=0)
-    return Steps(jax.pmap(prepare, AXIS), step(g_step), step(d_step), step(r1_step))
+    def path_length_step(state, batch):
+        gradients, metrics, mean = path_length_gradients(models, settings, state, batch)
+        params, opt = _apply(models.tx_g, gradients, state.opt_g, state.params_g)
+        return state.replace(params_g=params, opt_g=opt, path_length=mean), metrics
+
+    step = lambda f: jax.pmap(f, AXIS, donate_argnums=0, devices=devices)
+    return Steps(jax.pmap(prepare, AXIS, devices=devices), step(g_step), step(d_step), step(r1_step),
+                 step(path_length_step))
 
 
 def r1_is_due(settings, step):
     """Whether iteration `step` (counted from 0) ends with an R1 step."""
     return step % settings.r1_interval == 0
+
+
+def path_length_is_due(settings, step):
+    """Whether iteration `step` (counted from 0) ends with a path-length step."""
+    return bool(settings.path_length_weight) and step % settings.path_length_interval == 0
 
 
 def iterate(steps, settings, step, state, images, teacher_params=None):
@@ -245,5 +314,8 @@ def iterate(steps, settings, step, state, images, teacher_params=None):
     metrics |= more
     if r1_is_due(settings, step):
         state, more = steps.r1(state, batch)
+        metrics |= more
+    if path_length_is_due(settings, step):
+        state, more = steps.path_length(state, batch)
         metrics |= more
     return state, metrics

@@ -120,6 +120,55 @@ def discriminator_table(resolution, *, branches, depthwise=True):
     return entries
 
 
+def _modulated(torch_prefix, path, noise):
+    """Entries of one modulated convolution of Co-Mod-GAN, with its style's dense."""
+    entries = [
+        Entry(f'{torch_prefix}.weight', ('params', *path, 'kernel'), CONV),
+        Entry(f'{torch_prefix}.bias', ('params', *path, 'bias'), PLAIN),
+        Entry(f'{torch_prefix}.affine.weight', ('params', *path, 'affine', 'kernel'), DENSE),
+        Entry(f'{torch_prefix}.affine.bias', ('params', *path, 'affine', 'bias'), PLAIN),
+    ]
+    if noise:
+        entries += [
+            Entry(f'{torch_prefix}.noise_strength',
+                  ('params', *path, 'noise', 'strength'), PLAIN),
+            Entry(f'{torch_prefix}.noise_const', ('noise', *path, 'noise', 'const'), PLAIN),
+        ]
+    return entries
+
+
+def comodgan_table(resolution, *, mapping_layers=8):
+    """Entries of a Co-Mod-GAN generator (`comodgan.Generator`).
+
+    Args:
+      resolution: R, a power of two from 16.
+      mapping_layers: dense layers from z to w.
+
+    Returns:
+      list of `Entry`.
+    """
+    def layer(torch_prefix, path, kind):
+        return [Entry(f'{torch_prefix}.weight', ('params', *path, 'kernel'), kind),
+                Entry(f'{torch_prefix}.bias', ('params', *path, 'bias'), PLAIN)]
+
+    entries = [Entry('mapping.w_avg', ('average', 'mapping', 'w_avg'), PLAIN)]
+    for i in range(mapping_layers):
+        entries += layer(f'mapping.fc{i}', ('mapping', f'fc{i}'), DENSE)
+    for r in _resolutions(resolution):
+        names = ('fromrgb', 'conv0', 'conv1') if r == resolution else ('conv0', 'conv1')
+        for name in names:
+            entries += layer(f'encoder.b{r}.{name}', ('encoder', f'b{r}', name), CONV)
+    entries += layer('encoder.b4.conv', ('encoder', 'b4', 'conv'), CONV)
+    entries += layer('encoder.b4.fc', ('encoder', 'b4', 'fc'), DENSE)
+    entries += layer('synthesis.b4.fc', ('decoder', 'b4', 'fc'), DENSE)
+    for r in (4, *reversed(tuple(_resolutions(resolution)))):
+        path, prefix = ('decoder', f'b{r}'), f'synthesis.b{r}'
+        for name in ('conv',) if r == 4 else ('conv0', 'conv1'):
+            entries += _modulated(f'{prefix}.{name}', (*path, name), noise=True)
+        entries += _modulated(f'{prefix}.torgb', (*path, 'torgb'), noise=False)
+    return entries
+
+
 def deployed_constants(resolution, channels, fir_taps):
     """The fixed FIR tensors that the deployed layout carries as parameters.
 
@@ -165,32 +214,73 @@ def _to_torch(array, kind):
     return array
 
 
-def _is_constant(name):
+def is_constant(name):
     """FIR taps and zero-insertion masks: fixed, no counterpart in Flax."""
     return name.endswith(('resample_filter', '.filter.weight', '.filter_const',
                           '.insert_zeros'))
 
 
-def from_torch(state, table):
+def _find(variables, entry):
+    """The leaf of `variables` that an entry names, all branches of it."""
+    node = variables
+    for name in entry.path:
+        if name not in node:
+            raise ValueError(f'the parameters have no {"/".join(entry.path)}, '
+                             f'needed for {entry.torch}.')
+        node = node[name]
+    return node
+
+
+def torch_shapes(variables, table):
+    """The shapes that Flax variables have on the torch side.
+
+    Args:
+      variables: nested dict; of its leaves only `shape` is read, so that
+        `jax.eval_shape` of a model's init will do.
+      table: from `generator_table` or its like.
+
+    Returns:
+      {torch name: tuple of ints}.
+
+    Raises:
+      ValueError: a path of the table is missing in `variables`.
+    """
+    shapes = {}
+    for entry in table:
+        shape = tuple(_find(variables, entry).shape)
+        if entry.branch is not None:
+            shape = shape[1:]
+        order = {CONV: (3, 2, 0, 1), DENSE: (1, 0)}.get(entry.kind, range(len(shape)))
+        shapes[entry.torch] = tuple(shape[axis] for axis in order)
+    return shapes
+
+
+def from_torch(state, table, shapes=None):
     """State dict -> Flax variables.
 
     Args:
       state: {torch name: array}.
       table: from `generator_table` or `discriminator_table`.
+      shapes: what the arrays must have, from `torch_shapes`; not checked if None.
 
     Returns:
       {'params': nested dict, 'noise': nested dict} of float32 NumPy arrays.
 
     Raises:
-      ValueError: names are missing or unexpected; both are listed.
+      ValueError: names are missing or unexpected, or shapes differ; all are listed.
     """
     names = {entry.torch for entry in table}
+    shapes = shapes or {}
     missing = sorted(names - set(state))
-    unexpected = sorted(n for n in set(state) - names if not _is_constant(n))
-    if missing or unexpected:
+    unexpected = sorted(n for n in set(state) - names if not is_constant(n))
+    wrong = [f'{name} has {list(np.shape(state[name]))}, expected {list(shapes[name])}'
+             for name in sorted(shapes.keys() & state.keys())
+             if np.shape(state[name]) != shapes[name]]
+    if missing or unexpected or wrong:
         raise ValueError(
             f'state dict does not fit the model: {len(missing)} missing {missing}, '
-            f'{len(unexpected)} unexpected {unexpected}.')
+            f'{len(unexpected)} unexpected {unexpected}'
+            + (f', {len(wrong)} of another shape: {"; ".join(wrong)}.' if wrong else '.'))
     flat = {}
     for entry in table:
         array = _to_flax(np.asarray(state[entry.torch], np.float32), entry.kind)
@@ -215,13 +305,7 @@ def to_torch(variables, table):
     """
     state = {}
     for entry in table:
-        node = variables
-        for name in entry.path:
-            if name not in node:
-                raise ValueError(f'the parameters have no {"/".join(entry.path)}, '
-                                 f'needed for {entry.torch}.')
-            node = node[name]
-        array = np.asarray(node)
+        array = np.asarray(_find(variables, entry))
         if entry.branch is not None:
             array = array[entry.branch]
         state[entry.torch] = np.array(_to_torch(array, entry.kind), order='C')

@@ -32,6 +32,8 @@ def settings_of(config):
         distillation_weight=config.loss.distillation_weight,
         distillation_min_resolution=config.loss.distillation_min_resolution,
         reconstruction_weight=config.loss.reconstruction_weight,
+        path_length_weight=config.loss.path_length_weight,
+        path_length_interval=config.loss.path_length_interval,
         hole_range=tuple(config.mask.hole_range),
         brush_width=tuple(config.mask.brush_width))
 
@@ -45,14 +47,38 @@ def check_batch(batch_size, what):
             f'{jax.default_backend()} devices.')
 
 
-def check_teacher(config, teacher):
-    """Raises ValueError if the config asks for a teacher and there is none."""
-    if config.loss.distillation_weight and teacher is None:
+def open_teacher(config):
+    """The teacher that a config distils from, and its parameters on every device.
+
+    Returns:
+      function, replicated parameters, see `state.load_teacher`; (None, None) without
+      distillation.
+
+    Raises:
+      ValueError: one is wanted and none is named.
+      state.CheckpointError: it can't be this config's teacher.
+    """
+    if not config.loss.distillation_weight:
+        return None, None
+    if not config.teacher.checkpoint:
         raise ValueError(
             'this config distils from a Co-Mod-GAN teacher '
-            f'(loss.distillation_weight={config.loss.distillation_weight}) and none was '
-            'given: pass train(config, workdir, teacher=(function, params)), or train '
-            'without one with --config.loss.distillation_weight=0.')
+            f'(loss.distillation_weight={config.loss.distillation_weight}): name one with '
+            '--config.teacher.checkpoint=DIR, made by tools/from_torch.py '
+            '--kind=comodgan from published weights or trained on your own images with '
+            'configs/comodgan_*.py, or train without one with '
+            '--config.loss.distillation_weight=0.')
+    teacher, variables = state_lib.load_teacher(
+        config.teacher.checkpoint, config.model.resolution, config.teacher.dtype)
+    return teacher, state_lib.replicate(variables)
+
+
+def check_path_length(config):
+    """Raises ValueError if a generator without a latent is to have the term."""
+    if config.loss.path_length_weight and not state_lib.is_comodgan(config):
+        raise ValueError(
+            f'loss.path_length_weight is {config.loss.path_length_weight}, but MI-GAN has '
+            'no latent whose path could have a length: set it to 0.')
 
 
 def open_sources(data_config):
@@ -174,15 +200,13 @@ def write_png(image, path):
     state_lib.write_atomically(path, buffer.getvalue())
 
 
-def train(config, workdir, teacher=None):
+def train(config, workdir):
     """Trains until config.train.kimg; resumes if `workdir` has a checkpoint.
 
     Args:
       config: ConfigDict, see configs/default.py.
       workdir: where config.json, checkpoints/, samples/ and TensorBoard's event files
         go.
-      teacher: optional (function, params) as in `steps.make_steps`, params not
-        replicated.
 
     Returns:
       dict of the last evaluation's figures.
@@ -195,12 +219,19 @@ def train(config, workdir, teacher=None):
     batch_size = config.train.batch_size
     check_batch(batch_size, 'train.batch_size')
     check_batch(config.eval.batch_size, 'eval.batch_size')
-    check_teacher(config, teacher)
+    check_path_length(config)
     models = state_lib.build_models(config)
     train_source, eval_source = open_sources(config.data)
     resuming = os.path.exists(os.path.join(workdir, 'config.json'))
     if resuming:
         state_lib.check_resumable(config, workdir)
+    teacher, teacher_params = open_teacher(config)
+
+    settings = settings_of(config)
+    state = state_lib.init_state(
+        models, config.model.resolution, jax.random.key(config.seed))
+    if config.init_from and not state_lib.has_checkpoint(workdir):
+        state = state_lib.warm_start(state, config, config.init_from)
 
     main_process = jax.process_index() == 0
     if main_process:
@@ -209,9 +240,6 @@ def train(config, workdir, teacher=None):
     writer = metric_writers.create_default_writer(
         workdir, just_logging=not main_process, asynchronous=True)
 
-    settings = settings_of(config)
-    state = state_lib.init_state(
-        models, config.model.resolution, jax.random.key(config.seed))
     manager = state_lib.checkpoint_manager(
         workdir, keep_last=config.checkpoint.keep_last, metric=config.eval.best_metric,
         mode=config.eval.best_mode)
@@ -221,10 +249,7 @@ def train(config, workdir, teacher=None):
     step = int(state.step)
     state = state_lib.replicate(state)
 
-    teacher_function, teacher_params = teacher or (None, None)
-    if teacher is not None:
-        teacher_params = state_lib.replicate(teacher_params)
-    steps = steps_lib.make_steps(models, settings, teacher_function)
+    steps = steps_lib.make_steps(models, settings, teacher)
     evaluation = evaluate.make_evaluation(
         models.generator, seed=config.eval.seed, hole_range=settings.hole_range,
         brush_width=settings.brush_width)
@@ -261,11 +286,11 @@ def train(config, workdir, teacher=None):
 
     def run_evaluation():
         figures = dict(evaluate.evaluate(
-            evaluation, state.ema, state.noise, eval_batches(eval_source, config)))
+            evaluation, state.ema, state.variables, eval_batches(eval_source, config)))
         writer.write_scalars(step, {f'eval/{k}': v for k, v in figures.items()})
         with contextlib.closing(eval_batches(eval_source, config)) as samples:
             grid = evaluate.sample_grid(
-                evaluation, state.ema, state.noise, next(samples), config.eval.grid_rows)
+                evaluation, state.ema, state.variables, next(samples), config.eval.grid_rows)
         if main_process:
             name = f'{step * batch_size / 1000:09.2f}kimg.png'
             write_png(grid, os.path.join(workdir, 'samples', name))

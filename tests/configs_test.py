@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from configs import default
+from migan_jax import comodgan
 from migan_jax import state as state_lib
 from migan_jax import train as train_lib
 
@@ -73,3 +74,34 @@ def test_published_learning_rates():
         params = {'w': jax.numpy.ones(3)}
         update, _ = tx.update({'w': jax.numpy.ones(3)}, tx.init(params))
         assert abs(float(update['w'][0]) + expected) < 1e-6
+
+
+@pytest.mark.parametrize('name, kimg, resolution', [
+    ('comodgan_places256', 50_000, 256), ('comodgan_places512', 50_000, 512),
+    ('comodgan_ffhq256', 25_000, 256),
+])
+def test_teacher_schedules(name, kimg, resolution):
+    config = _load(name)
+    models = state_lib.build_models(config)
+    assert isinstance(models.generator, comodgan.Generator)
+    assert isinstance(models.discriminator, comodgan.Discriminator)
+    assert (config.train.kimg, config.model.resolution) == (kimg, resolution)
+    settings = train_lib.settings_of(config)
+    assert (settings.batch_size, settings.r1_gamma, settings.r1_interval) == (32, 10.0, 16)
+    assert settings.path_length_weight == settings.reconstruction_weight == 0
+    # StyleGAN2's 0.002, for D with the correction of R1 every 16 iterations.
+    for tx, expected in ((models.tx_g, 0.002), (models.tx_d, 0.002 * 16 / 17)):
+        update, _ = tx.update({'w': jax.numpy.ones(3)}, tx.init({'w': jax.numpy.ones(3)}))
+        assert abs(float(update['w'][0]) + expected) < 1e-6
+
+
+@pytest.mark.parametrize('student, teacher', [
+    ('places256', 'comodgan_places256'), ('places512', 'comodgan_places512'),
+    ('ffhq256', 'comodgan_ffhq256'), ('quickstart_distill', 'comodgan_quickstart'),
+])
+def test_students_name_a_teacher_that_fits(student, teacher):
+    assert teacher in importlib.import_module(f'configs.{student}').__doc__
+    student, teacher = _load(student), _load(teacher)
+    assert student.loss.distillation_weight > 0 == teacher.loss.distillation_weight
+    assert student.model.resolution == teacher.model.resolution
+    assert student.data == teacher.data

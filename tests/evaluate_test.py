@@ -63,13 +63,13 @@ def test_padding_is_not_counted_and_devices_do_not_matter(tmp_path, monkeypatch)
     results = {}
     for devices, batch in ((8, 8), (1, 4)):
         monkeypatch.setattr(jax, 'local_device_count', lambda n=devices: n)
-        params, noise = (
-            jax_utils.replicate(variables[k], jax.devices()[:devices])
-            for k in ('params', 'noise'))
+        params, others = (
+            jax_utils.replicate(tree, jax.devices()[:devices])
+            for tree in (variables['params'], {'noise': variables['noise']}))
         evaluation = evaluate.make_evaluation(
             model, seed=3, hole_range=(0.1, 0.9), brush_width=(2, 5))
         results[devices] = dict(evaluate.evaluate(
-            evaluation, params, noise,
+            evaluation, params, others,
             data.eval_batches(source, resolution=16, batch_size=batch)))
     assert results[8]['images'] == results[1]['images'] == 11
     for name, value in results[1].items():

@@ -68,3 +68,15 @@ def test_reconstruction_is_the_mean_absolute_difference():
     np.testing.assert_allclose(
         jax.jit(losses.reconstruction_loss)(fake, image),
         np.abs(np.asarray(fake) - np.asarray(image)).mean(), rtol=1e-5)
+
+
+def test_path_lengths_of_a_linear_generator():
+    # image = sum_i A_i w_i: the gradient of sum(image y) is A_i^T y for each input.
+    a = jax.random.normal(jax.random.key(0), (3, 5, 4, 4, 3))          # [n, w_dim, ...]
+    paint = lambda ws: jnp.einsum('bnw,nwhxc->bhxc', ws, a)
+    ws = jax.random.normal(jax.random.key(1), (2, 3, 5))
+    y = jax.random.normal(jax.random.key(2), (2, 4, 4, 3))
+    gradient = np.einsum('nwhxc,bhxc->bnw', a, y)
+    expected = np.sqrt((gradient**2).sum(2).mean(1))
+    lengths = jax.jit(lambda ws, y: losses.path_lengths(paint, ws, y))(ws, y)
+    np.testing.assert_allclose(lengths, expected, rtol=1e-5)

@@ -45,7 +45,8 @@ def _state(models, materialize):
     g_params, d_params = form(g['params']), form(d['params'])
     return state_lib.TrainState(
         step=jnp.zeros((), jnp.int32), params_g=g_params, params_d=d_params,
-        ema=jax.tree.map(np.copy, g_params), noise=g['noise'],
+        ema=jax.tree.map(np.copy, g_params), variables={'noise': g['noise']},
+        path_length=np.zeros((), np.float32),
         opt_g=models.tx_g.init(g_params), opt_d=models.tx_d.init(d_params))
 
 
@@ -109,9 +110,9 @@ def test_gradients_of_the_first_iteration_equal_the_published_code():
     batch = _shard(_batch(0), 1)
     pmap = lambda f, *args: state_lib.unreplicate(
         jax.pmap(f, state_lib.AXIS)(*args))
-    g, _ = pmap(functools.partial(steps.g_gradients, models, SETTINGS, teacher),
+    g, _, _ = pmap(functools.partial(steps.g_gradients, models, SETTINGS, teacher),
                 state, batch, _replicate(teacher_variables, 1))
-    ours = torch_map.to_torch({'params': g, 'noise': _state(models, True).noise}, TABLE_G)
+    ours = torch_map.to_torch({'params': g, **_state(models, True).variables}, TABLE_G)
     expected = golden.subset(arrays, 'out/0/grad/Gmain/')
     assert len(expected) > 100
     for name, array in expected.items():

@@ -105,7 +105,7 @@ def test_loaded_generator_paints_what_the_evaluation_saw(trained):
               for k, _ in jax.tree_util.tree_leaves_with_path(abstract)]
     state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
     expected, _ = models.generator.apply(
-        {'params': state.ema, 'noise': state.noise}, x, 'const')
+        {'params': state.ema, **state.variables}, x, 'const')
     np.testing.assert_allclose(output, expected, atol=1e-4)
 
 
@@ -114,7 +114,7 @@ def test_best_and_last_checkpoints_are_kept(tmp_path):
         str(tmp_path), keep_last=2, metric='hole_psnr', mode='max')
     for step, value in enumerate([1.0, 9.0, 3.0, None, 2.0]):
         state = state_lib.TrainState(
-            np.int32(step), *[{'a': np.ones(2, np.float32)} for _ in range(6)])
+            np.int32(step), *[{'a': np.ones(2, np.float32)} for _ in range(7)])
         state_lib.save(manager, state, None if value is None else {'hole_psnr': value})
     manager.wait_until_finished()
     assert sorted(manager.all_steps()) == [1, 3, 4]

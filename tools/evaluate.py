@@ -1,89 +1,574 @@
-"""Evaluates a checkpoint on held-out images with fixed free-form masks.
+"""Measures a checkpoint, another method's model, or pictures that a method painted.
 
     python tools/evaluate.py --checkpoint=runs/quickstart --out=runs/quickstart/evaluation
-    python tools/evaluate.py --checkpoint=runs/quickstart --images=PHOTOS --out=photos
+    python tools/evaluate.py --predictions=painted --images=photos --masks=masks --out=lama
+    python tools/evaluate.py --onnx=migan.onnx --images=places --table=2 --out=places
 
-Without --images it takes the evaluation images of the checkpoint's own config.
-Writes OUT.json (every image), OUT.md (the table that it prints) and OUT.png (samples:
-input, mask, raw output, composite, original).  Masks are one per image name and seed,
-1 (white) = known.
+Images are squashed to R x R (bicubic). Masks are one per image name, range of hole
+shares and seed, or come from --masks; 1 (255, white) = known. Known pixels always come
+from the original. With several --hole_ranges, such as "0,.2;.2,.4", the folders of
+--masks, --save_masks and --predictions have one folder for each: 0-0.2, 0.2-0.4.
+
+PSNR, SSIM and L1 need nothing else. FID, P-IDS, U-IDS and LPIPS need weight files in
+--weights (default: $MIGAN_JAX_CACHE or ~/.cache/migan_jax); where one is absent, the
+metric is left out, and the tool says which file to put where. --protocol=paper feeds
+unrounded floats to Inception through a half-pixel bilinear resize, as the paper's
+figures do; --protocol=stylegan truncates to 8 bits and resizes as TensorFlow 1 did.
+
+Writes OUT.json (everything), OUT.md (the tables that it prints), OUT.png (samples:
+input, mask, raw output, composite, original) and OUT.parts, figures and features that
+are taken from there when the same is measured again, also after an interruption.
 """
 
 import contextlib
+import functools
 import json
+import math
 import os
 import sys
+from typing import Any, NamedTuple
 
 from absl import app
 from absl import flags
+import jax
+import numpy as np
 
 from migan_jax import data
 from migan_jax import evaluate
+from migan_jax import inpaint
+from migan_jax import masks as masks_lib
+from migan_jax import predictions
+from migan_jax import scoring
 from migan_jax import state as state_lib
 from migan_jax import train
+from migan_jax.metrics import inception
+from migan_jax.metrics import lpips
 
+# What is printed of single images' figures: title and digits.
 ROWS = {
-    'hole_psnr': 'hole PSNR, dB: the model',
-    'mean_fill_hole_psnr': 'hole PSNR, dB: mean known colour',
-    'psnr': 'PSNR of the whole picture, dB',
-    'ssim': 'SSIM of the whole picture',
-    'hole_l1': 'L1 in holes, range [-1, 1]',
-    'hole_share': 'share of hole pixels',
-    'images': 'images',
+    'hole_psnr': ('hole PSNR, dB: the model', 2),
+    'mean_fill_hole_psnr': ('hole PSNR, dB: mean known colour', 2),
+    'psnr': ('PSNR of the whole picture, dB', 3),
+    'ssim': ('SSIM of the whole picture', 4),
+    'lpips': ('LPIPS (Alex, v0.1), lower is better', 4),
+    'hole_l1': ('L1 in holes, range [-1, 1]', 4),
+    'hole_share': ('share of hole pixels', 4),
 }
+SET_ROWS = {
+    'fid': ('FID, lower is better', 2),
+    'p_ids': ('P-IDS', 4),
+    'u_ids': ('U-IDS', 4),
+}
+METRICS = (*ROWS, *SET_ROWS)
+
+# Images per batch of methods that do not say.
+_BATCH = 16
+_GRID_ROWS = 8
 
 
-def table(summary):
-    """Markdown table of `evaluate.summarize`'s figures."""
-    lines = ['| figure (mean over images) | value |', '|---|---|']
-    lines += [f'| {title} | {summary[name]:.4g} |' for name, title in ROWS.items()]
-    return '\n'.join(lines) + '\n'
+class Options(NamedTuple):
+    """What the flags of the same names say; empty: not given."""
+    predictions: str = ''
+    onnx: str = ''
+    torchscript: str = ''
+    contract: str = ''
+    masks: str = ''
+    save_masks: str = ''
+    hole_ranges: tuple = ()
+    brush_width: tuple = ()
+    resolution: int = 0
+    protocol: str = 'paper'
+    metrics: tuple = ()
+    table: int = 0
+    dataset: str = ''
+    name: str = ''
+    weights: str = ''
+    parts: str = ''
 
 
-def run(checkpoint, images, out, seed=None, limit=None):
-    """Evaluates and writes OUT.json, OUT.md and OUT.png.
+class Method(NamedTuple):
+    """What is evaluated.
+
+    Attributes:
+      name: in tables.
+      what: {field: value} of the report.
+      resolution: R.
+      painter_of: label of a hole range, stems -> `predictions.Painter`.
+      config: of a checkpoint, else None.
+    """
+    name: str
+    what: dict
+    resolution: int
+    painter_of: Any
+    config: Any = None
+
+
+class Range(NamedTuple):
+    """Bounds of the hole share and the folder name; None and '' for given masks."""
+    bounds: Any
+    label: str
+
+    def title(self):
+        if self.bounds is None:
+            return 'value'
+        return f'({self.bounds[0]:g}, {self.bounds[1]:g}]'
+
+
+def say(text):
+    """Progress, on stderr: stdout is the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def parse_ranges(text):
+    """'0,.2;.2,.4' -> ((0.0, 0.2), (0.2, 0.4)).
+
+    Raises:
+      ValueError: not pairs with 0 <= low < high <= 1.
+    """
+    try:
+        ranges = tuple(tuple(float(x) for x in pair.split(','))
+                       for pair in text.split(';') if pair.strip())
+        good = all(0 <= low < high <= 1 for low, high in ranges)
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(f'--hole_ranges={text!r}: expected pairs low,high with 0 <= low '
+                         '< high <= 1 and a semicolon between, such as "0,.2;.2,.4"')
+    return ranges
+
+
+def parse_brush_width(text):
+    """'12,48' -> (12, 48); '' -> ().
+
+    Raises:
+      ValueError: not two whole numbers.
+    """
+    parts = tuple(part.strip() for part in text.split(',')) if text else ()
+    if parts and not (len(parts) == 2 and all(part.isdigit() for part in parts)):
+        raise ValueError(f'--brush_width={text!r}: expected two whole numbers of pixels, '
+                         'such as 12,48')
+    return tuple(int(part) for part in parts)
+
+
+def parse_metrics(text):
+    """'psnr,fid' -> ('psnr', 'fid').
+
+    Raises:
+      ValueError: unknown metrics, listed.
+    """
+    metrics = tuple(name.strip() for name in text.split(',') if name.strip())
+    if unknown := [name for name in metrics if name not in METRICS]:
+        raise ValueError(f'--metrics: unknown {", ".join(unknown)}; expected some of '
+                         f'{", ".join(METRICS)}')
+    return metrics
+
+
+def open_method(checkpoint, options, seed):
+    """The one method that the options name.
+
+    Raises:
+      ValueError: none or several are named, or it can not be opened.
+    """
+    given = {'checkpoint': checkpoint, 'predictions': options.predictions,
+             'onnx': options.onnx, 'torchscript': options.torchscript}
+    named = {kind: path for kind, path in given.items() if path}
+    if len(named) != 1:
+        raise ValueError(
+            'expected one of ' + ', '.join(f'--{kind}' for kind in given) + '; got '
+            + (', '.join(f'--{kind}={path}' for kind, path in named.items()) or 'none'))
+    ((kind, path),) = named.items()
+    if options.contract and kind != 'torchscript':
+        raise ValueError('--contract says what a --torchscript model takes and gives; it '
+                         f'means nothing for --{kind}.')
+    name = options.name or os.path.basename(os.path.normpath(path))
+    what = {'kind': kind, 'path': path, 'name': name}
+    if kind == 'checkpoint':
+        return open_checkpoint(path, what, name, options.resolution, seed)
+
+    # Imported here: PyTorch and onnxruntime are not part of every installation.
+    import painters
+
+    if kind == 'predictions':
+        several = len(options.hole_ranges) > 1
+
+        def folder(label):
+            return os.path.join(path, label) if several else path
+
+        first = label_of(options.hole_ranges[0]) if several else ''
+        resolution = options.resolution or painters.first_size(folder(first))
+
+        def painter_of(label, stems):
+            files = painters.files_of(folder(label), stems, 'prediction')
+            painters.check_sizes(files, resolution, 'prediction')
+            return painters.from_folder(files)
+
+        return Method(name, what, resolution, painter_of)
+
+    what['sha256'] = painters.file_hash(path)
+    if kind == 'onnx':
+        painter, resolution = painters.from_onnx(path, options.resolution)
+    else:
+        what['contract'] = options.contract
+        painter, resolution = painters.from_torchscript(
+            path, options.contract, options.resolution)
+    return Method(name, what, resolution, lambda label, stems: painter)
+
+
+def label_of(bounds):
+    """(0.0, 0.2) -> '0-0.2'."""
+    return f'{bounds[0]:g}-{bounds[1]:g}'
+
+
+def open_checkpoint(path, what, name, resolution, seed):
+    """`Method` of a checkpoint directory; its generator runs on all local devices."""
+    config, generator, variables = state_lib.load_deployed(path)
+    own = config.model.resolution
+    if resolution not in (0, own):
+        raise ValueError(f'{path}: the model paints {own} x {own} pixels, but '
+                         f'--resolution is {resolution}.')
+    train.check_batch(config.eval.batch_size, 'eval.batch_size of the checkpoint')
+    identity = predictions.key_of(
+        config.model.to_json_best_effort(),
+        *(np.asarray(leaf) for leaf in jax.tree.leaves(variables)))
+    params = state_lib.replicate(variables.pop('params'))
+    variables = state_lib.replicate(variables)
+
+    def step(params, variables, images, masks, key_data):
+        keys = jax.random.wrap_key_data(key_data, impl='threefry2x32')
+        return evaluate.paint(generator, params, variables, inpaint.from_uint8(images),
+                              masks.astype(np.float32), keys)
+
+    step = jax.pmap(step, state_lib.AXIS)
+
+    def paint(stems, images, masks):
+        keys = evaluate.mask_keys_of(seed_of(config, seed), stems)
+        output = step(params, variables, *(shard(x) for x in (images, masks, keys)))
+        return np.asarray(output).reshape(images.shape)
+
+    painter = predictions.Painter(paint, lambda stems: identity)
+    return Method(name, what, own, lambda label, stems: painter, config)
+
+
+def seed_of(config, seed):
+    """The seed of the masks: the flag's, else the config's, else 0."""
+    if seed is not None:
+        return seed
+    return 0 if config is None else config.eval.seed
+
+
+def shard(x):
+    """[B, ...] -> [devices, B / devices, ...]."""
+    return x.reshape(jax.local_device_count(), -1, *x.shape[1:])
+
+
+def ranges_of(options, config):
+    """The hole ranges to evaluate.
+
+    Raises:
+      ValueError: ranges that do not go with the table.
+    """
+    # Imported here, as everything in tools/ is: only a script finds it.
+    if options.table == 2:
+        import published
+        if options.hole_ranges and options.hole_ranges != published.HOLE_RANGES:
+            raise ValueError('--table=2 has hole ranges of its own; drop --hole_ranges.')
+        bounds = published.HOLE_RANGES
+    elif options.table == 3 and len(options.hole_ranges) > 1:
+        raise ValueError('--table=3 has one column per metric: name one range at most '
+                         'with --hole_ranges.')
+    elif options.hole_ranges:
+        bounds = options.hole_ranges
+    elif options.masks:
+        return [Range(None, '')]
+    elif config is not None and options.table != 3:
+        bounds = (tuple(config.mask.hole_range),)
+    else:
+        bounds = ((0.0, 1.0),)
+    return [Range(pair, label_of(pair)) for pair in bounds]
+
+
+def mask_maker(resolution, bounds, brush_width, seed):
+    """Function stems -> u8[B, R, R, 1] generated masks, 1 = known, on all devices."""
+    draw = jax.pmap(lambda key_data: masks_lib.free_form_batch(
+        jax.random.wrap_key_data(key_data, impl='threefry2x32'), resolution, bounds,
+        brush_width=brush_width), state_lib.AXIS)
+
+    def make(stems):
+        masks = np.asarray(draw(shard(evaluate.mask_keys_of(seed, stems))))
+        return masks.reshape(len(stems), resolution, resolution, 1).astype(np.uint8)
+
+    return make
+
+
+def masks_for(options, hole_range, several, stems, method, seed):
+    """Function stems -> u8[B, R, R, 1], read or generated, stored if wanted."""
+    place = hole_range.label if several else ''
+    if options.masks:
+        import painters
+
+        files = painters.files_of(os.path.join(options.masks, place), stems, 'mask')
+        painters.check_sizes(files, method.resolution, 'mask')
+        make = functools.partial(
+            painters.read_masks, files, resolution=method.resolution)
+    else:
+        brush_width = options.brush_width or (
+            (12, 48) if method.config is None else tuple(method.config.mask.brush_width))
+        make = mask_maker(method.resolution, hole_range.bounds, brush_width, seed)
+    if not options.save_masks:
+        return make
+    import make_masks
+
+    folder = os.path.join(options.save_masks, place)
+
+    def make_and_store(stems):
+        masks = make(stems)
+        for s, mask in zip(stems, masks):
+            if s:
+                make_masks.write_mask(os.path.join(folder, f'{s}.png'), mask)
+        return masks
+
+    return make_and_store
+
+
+def wanted_metrics(options, count):
+    """Which metrics to compute.
+
+    Returns:
+      metrics, {metric: sentence} of those that so few images do not allow.
+
+    Raises:
+      ValueError: such a metric was asked for by name.
+    """
+    metrics = options.metrics or METRICS
+    refused = predictions.check_counts(count, metrics)
+    if refused and options.metrics:
+        raise ValueError('\n'.join(dict.fromkeys(refused.values())))
+    return tuple(m for m in metrics if m not in refused), refused
+
+
+def read_tensors(path):
+    """Tensors of a PyTorch file, without running code of it."""
+    # Imported here: PyTorch is needed only where weight files are.
+    from formats import torch_files
+
+    return torch_files.read_tensors(path)
+
+
+def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
+    """Evaluates and writes OUT.json, OUT.md, OUT.png and OUT.parts.
 
     Args:
-      checkpoint: a checkpoint directory.
+      checkpoint: a checkpoint directory, or '' if `options` names another method.
       images: a folder, or '' for the evaluation images of the checkpoint's config.
       out: path without suffix.
       seed: of the masks; the config's by default.
       limit: only the first images.
+      options: `Options`.
 
     Returns:
-      {figure: mean}.
+      {figure: mean over all images and ranges}, 'images' the number of images.
 
     Raises:
-      ValueError: no such checkpoint, no images, or none readable.
+      ValueError: see the modules that open what is named; no images, or none readable.
     """
-    config, generator, variables = state_lib.load_deployed(checkpoint)
-    train.check_batch(config.eval.batch_size, 'eval.batch_size of the checkpoint')
-    config.eval.limit = limit or config.eval.limit
-    seed = config.eval.seed if seed is None else seed
-    if images:
-        source = data.open_source('folder', path=images, max_pixels=config.data.max_pixels)
-    else:
-        _, source = train.open_sources(config.data)
-    evaluation = evaluate.make_evaluation(
-        generator, seed=seed, hole_range=tuple(config.mask.hole_range),
-        brush_width=tuple(config.mask.brush_width))
-    params, noise = (state_lib.replicate(variables[k]) for k in ('params', 'noise'))
-    figures = list(evaluate.per_image(
-        evaluation, params, noise, train.eval_batches(source, config)))
-    if not figures:
-        raise ValueError(f'none of the images in {images or "the config"} is readable.')
-    summary = dict(evaluate.summarize(figures))
-    with contextlib.closing(train.eval_batches(source, config)) as batches:
-        grid = evaluate.sample_grid(
-            evaluation, params, noise, next(batches), config.eval.grid_rows)
+    if options.table == 2:
+        import published
+        options = options._replace(hole_ranges=options.hole_ranges or published.HOLE_RANGES)
+    method = open_method(checkpoint, options, seed)
+    config, resolution = method.config, method.resolution
+    seed = seed_of(config, seed)
+    protocol = inception.PROTOCOLS[options.protocol]
+    ranges = ranges_of(options, config)
 
+    crop = 'squash'
+    if images:
+        source = data.open_source('folder', path=images)
+    elif config is not None:
+        _, source = train.open_sources(config.data)
+        crop = config.data.eval_crop
+    else:
+        raise ValueError('--images is missing: the folder of the originals.')
+    limit = limit or (config.eval.limit if config is not None else 0) or None
+    count = min(limit or len(source), len(source))
+    stems = []
+    if options.masks or options.predictions:
+        if not hasattr(source, 'names'):
+            raise ValueError('--masks and --predictions need --images, a folder.')
+        stems = [predictions.stem(name) for name in source.names[:count]]
+    devices = jax.local_device_count()
+    batch_size = (config.eval.batch_size if config is not None
+                  else -(-_BATCH // devices) * devices)
+    batches = lambda: data.eval_batches(
+        source, resolution=resolution, batch_size=batch_size, crop=crop, limit=limit)
+
+    metrics, left_out = wanted_metrics(options, count)
+    loaded = scoring.load_networks(protocol, read_tensors, options.weights, metrics)
+    left_out |= loaded.missing
+    scorer = predictions.make_scorer(protocol, loaded)
+    parts = predictions.Parts(options.parts or f'{out}.parts')
+    set_metrics = [m for m in SET_ROWS if m in metrics and m not in left_out]
+
+    # Before the long work, so that a name that does not fit shows at once.
+    several = len(ranges) > 1
+    makers = [masks_for(options, r, several, stems, method, seed) for r in ranges]
+    painters_of = [method.painter_of(r.label, stems) for r in ranges]
+    if 'lpips' in metrics and resolution < lpips.MIN_SIDE:
+        left_out['lpips'] = (f'LPIPS left out: {resolution} x {resolution} pixels are '
+                             f'too few, AlexNet needs {lpips.MIN_SIDE}.')
+
+    with contextlib.closing(batches()) as first:
+        grid = sample_grid(next(first), makers[0], painters_of[0], method)
+    outcomes = []
+    for hole_range, masks_of, painter in zip(ranges, makers, painters_of):
+        title = hole_range.title() if several else method.name
+        with contextlib.closing(batches()) as stream:
+            results = predictions.measure(
+                stream, masks_of, painter, scorer, parts,
+                predictions.Progress(title, count, say))
+        summary = predictions.summarize(results)
+        figures = {}
+        if set_metrics:
+            say(f'{title}: {", ".join(set_metrics)} of {len(results.names):,} images')
+            figures = predictions.set_figures(results, protocol, set_metrics)
+        # The features are no longer needed, and those of all ranges would add up.
+        results = results._replace(real=None, fake=None)
+        outcomes.append({'summary': summary, 'set': figures, 'results': results})
+
+    report = make_report(method, options, protocol, loaded, left_out, seed, images,
+                         source, ranges, outcomes)
+    text = markdown(report, ranges, outcomes, metrics, options, method)
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    report = {'checkpoint': checkpoint, 'mask_seed': seed, 'summary': summary,
-              'images': dict(figures)}
-    state_lib.write_atomically(f'{out}.json', json.dumps(report, indent=1).encode())
-    state_lib.write_atomically(f'{out}.md', table(summary).encode())
+    state_lib.write_atomically(
+        f'{out}.json', json.dumps(finite(report), indent=1, allow_nan=False).encode())
+    state_lib.write_atomically(f'{out}.md', text.encode())
     train.write_png(grid, f'{out}.png')
-    return summary
+    return report['summary']
+
+
+def finite(value):
+    """Numbers that JSON has no word for (nan, inf) become null."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def make_report(method, options, protocol, loaded, left_out, seed, images, source,
+                ranges, outcomes):
+    """Everything that OUT.json says."""
+    names = outcomes[0]['results'].names
+    summary = {'images': len(names)}
+    for name in outcomes[0]['results'].figures:
+        values = np.concatenate([o['results'].figures[name] for o in outcomes])
+        counted = values[np.isfinite(values)]
+        summary[name] = float(counted.mean()) if counted.size else math.nan
+    if len(outcomes) == 1:
+        summary |= outcomes[0]['set']
+    per_image = {name: {} for name in names}
+    for hole_range, outcome in zip(ranges, outcomes):
+        results = outcome['results']
+        for i, name in enumerate(results.names):
+            figures = {k: float(v[i]) for k, v in results.figures.items()}
+            per_image[name][hole_range.label or 'masks'] = figures
+    return {
+        'method': method.what,
+        'protocol': protocol.name,
+        'resolution': method.resolution,
+        'image_source': images or 'the evaluation images of the checkpoint\'s config',
+        'n': len(names),
+        'unreadable': dict(source.unreadable),
+        'seeds': {'masks': None if options.masks else seed, 'bootstrap': 0},
+        'masks': options.masks or 'generated, one per image name, range and seed',
+        'weight_files': loaded.files,
+        'left_out': left_out,
+        'summary': summary,
+        'ranges': [
+            {'hole_share': r.bounds, 'n': len(o['results'].names), **o['set'],
+             **o['summary']}
+            for r, o in zip(ranges, outcomes)],
+        'images': per_image,
+    }
+
+
+def markdown(report, ranges, outcomes, metrics, options, method):
+    """The tables and what they were measured with."""
+    heads = [r.title() for r in ranges]
+    lines = ['| figure (mean over images) | ' + ' | '.join(heads) + ' |',
+             '|---' * (len(heads) + 1) + '|']
+    for key, (title, digits) in ROWS.items():
+        if key in outcomes[0]['summary'] and key in (*metrics, 'hole_share'):
+            cells = [cell(o['summary'][key], digits) for o in outcomes]
+            lines.append(f'| {title} | ' + ' | '.join(cells) + ' |')
+    for key, (title, digits) in SET_ROWS.items():
+        if key in outcomes[0]['set']:
+            cells = [f'{o["set"][key]:.{digits}f}' for o in outcomes]
+            lines.append(f'| {title} | ' + ' | '.join(cells) + ' |')
+    lines.append('| images | ' + ' | '.join(
+        str(len(o['results'].names)) for o in outcomes) + ' |')
+    blocks = ['\n'.join(lines)]
+    if options.table:
+        import published
+
+        if options.table == 2:
+            ours = [o['set'].get('fid') for o in outcomes]
+        else:
+            means = {k: v['mean'] for k, v in outcomes[0]['summary'].items()}
+            ours = [{**means, **outcomes[0]['set']}.get(m) for m in published.METRICS_3]
+        blocks.append(published.table(
+            options.table, ours, name=method.name, dataset=options.dataset,
+            images=f'this set, {method.resolution}'))
+    files = ', '.join(f'{name} (sha256 {digest})'
+                      for name, digest in report['weight_files'].items()) or 'none'
+    masks = options.masks or (
+        f'generated, seed {report["seeds"]["masks"]}, one per image name and range')
+    notes = [
+        'In brackets: 95 % confidence intervals of means over images, bootstrap of 1000 '
+        'resamples, seed 0.',
+        f'Protocol {report["protocol"]}, {report["resolution"]} x {report["resolution"]} '
+        f'pixels; masks: {masks}.',
+        f'Weight files: {files}.']
+    infinite = sum(int(np.isinf(o['results'].figures['psnr']).sum()) for o in outcomes)
+    if infinite:
+        notes.append(f'{infinite} composites equal their originals: PSNR is infinite '
+                     'there and left out of the mean.')
+    if report['unreadable']:
+        notes.append('Left out, unreadable: ' + ', '.join(sorted(report['unreadable'])))
+    notes += dict.fromkeys(report['left_out'].values())
+    return '\n\n'.join(blocks + ['\n'.join(f'- {note}' for note in notes)]) + '\n'
+
+
+def cell(figure, digits):
+    """A mean and its interval."""
+    if figure['interval'] is None:
+        return '-'
+    low, high = figure['interval']
+    return f'{figure["mean"]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]'
+
+
+def sample_grid(batch, masks_of, painter, method):
+    """Picture u8[rows * R, 5 R, 3] of the first samples; warns where masks look wrong."""
+    rows = method.config.eval.grid_rows if method.config is not None else _GRID_ROWS
+    stems = [predictions.stem(name) for name in batch['name']]
+    masks = masks_of(stems)
+    output = painter.paint(stems, batch['image'], masks)
+    image, mask = inpaint.from_uint8(batch['image']), masks.astype(np.float32)
+    if method.what['kind'] == 'predictions':
+        error = np.abs(output - image)[batch['valid']]
+        mask_there = np.broadcast_to(mask[batch['valid']], error.shape)
+        known = np.sum(error * mask_there) / max(mask_there.sum(), 1)
+        hole = np.sum(error * (1 - mask_there)) / max((1 - mask_there).sum(), 1)
+        if known > hole:
+            say('warning: the predictions differ from the originals more where the masks '
+                'say known than in the holes: masks of other predictions, or inverted '
+                '(white = known)?')
+    pictures = (image * mask, np.broadcast_to(mask * 2 - 1, image.shape), output,
+                inpaint.composite(output, image, mask), image)
+    pictures = np.concatenate([inpaint.to_uint8(p) for p in pictures], 2)
+    pictures = pictures[batch['valid']][:rows]
+    return pictures.reshape(-1, *pictures.shape[2:])
 
 
 def main(argv):
@@ -92,21 +577,55 @@ def main(argv):
     args = flags.FLAGS
     state_lib.quiet_logs()
     try:
-        summary = run(args.checkpoint, args.images, args.out, args.seed, args.limit)
+        options = Options(
+            hole_ranges=parse_ranges(args.hole_ranges),
+            metrics=parse_metrics(args.metrics),
+            brush_width=parse_brush_width(args.brush_width),
+            table=int(args.table or 0),
+            **{name: getattr(args, name) for name in (
+                'predictions', 'onnx', 'torchscript', 'contract', 'masks', 'save_masks',
+                'resolution', 'protocol', 'dataset', 'name', 'weights', 'parts')})
+        summary = run(args.checkpoint, args.images, args.out, args.seed, args.limit,
+                      options)
     except (ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
+        sys.exit('\n'.join(f'error: {line}' for line in str(error).splitlines()))
+    with open(f'{args.out}.md') as f:
+        print(f.read())
     gain = summary['hole_psnr'] - summary['mean_fill_hole_psnr']
-    print(table(summary))
     print(f'The model is {gain:+.2f} dB against filling with the mean known colour.')
     print(f'Samples: {args.out}.png   every image: {args.out}.json')
 
 
+def define_flags():
+    flags.DEFINE_string('checkpoint', '', 'Workdir of a training, or from_torch output.')
+    flags.DEFINE_string('predictions', '', 'Folder of painted pictures, R x R.')
+    flags.DEFINE_string('onnx', '', 'ONNX model, core or pipeline.')
+    flags.DEFINE_string('torchscript', '', 'TorchScript model, see --contract.')
+    flags.DEFINE_enum('contract', '', ['', 'iopaint_lama', 'iopaint_migan'],
+                      'What the --torchscript model takes and gives.')
+    flags.DEFINE_string('images', '', 'Folder; default: the config\'s evaluation images.')
+    flags.DEFINE_string('masks', '', 'Folder of masks, white = known; default: generated.')
+    flags.DEFINE_string('save_masks', '', 'Folder to store the masks in.')
+    flags.DEFINE_string('hole_ranges', '', 'Such as "0,.2;.2,.4"; default: the config\'s.')
+    flags.DEFINE_string('brush_width', '', 'Narrowest and widest stroke, px; default: '
+                        'the config\'s, else 12,48.')
+    flags.DEFINE_integer('resolution', 0, 'R, where the method leaves it open.')
+    flags.DEFINE_enum('protocol', 'paper', sorted(inception.PROTOCOLS), 'See above.')
+    flags.DEFINE_string('metrics', '', f'Some of {", ".join(METRICS)}; default: all.')
+    flags.DEFINE_enum('table', '', ['', '2', '3'],
+                      'Of the supplement, printed with this run in it.')
+    flags.DEFINE_enum('dataset', '', ['', 'places2', 'ffhq'],
+                      'Under which columns of the table this run belongs.')
+    flags.DEFINE_string('name', '', 'Of the method in tables; default: its file name.')
+    flags.DEFINE_string('weights', '', 'Folder of the metric networks\' weight files.')
+    flags.DEFINE_string('parts', '', 'Folder of stored figures; default: OUT.parts.')
+    flags.DEFINE_string('out', None, 'Path of the results, without suffix.')
+    flags.DEFINE_integer('seed', None, 'Of the masks; default: the config\'s, else 0.')
+    flags.DEFINE_integer('limit', None, 'Only the first so many images.')
+    flags.mark_flag_as_required('out')
+
+
 if __name__ == '__main__':
     # Not at import: tests import this file, and tools share flag names.
-    flags.DEFINE_string('checkpoint', None, 'Workdir of a training, or from_torch output.')
-    flags.DEFINE_string('images', '', 'Folder; default: the config\'s evaluation images.')
-    flags.DEFINE_string('out', None, 'Path of the results, without suffix.')
-    flags.DEFINE_integer('seed', None, 'Of the masks; default: the config\'s.')
-    flags.DEFINE_integer('limit', None, 'Only the first so many images.')
-    flags.mark_flags_as_required(['checkpoint', 'out'])
+    define_flags()
     app.run(main)

@@ -1,0 +1,20 @@
+"""The quickstart's MI-GAN with a teacher: distillation in minutes.
+
+Command:  python -m migan_jax.main --config configs/quickstart_distill.py \\
+              --workdir runs/quickstart_distill
+Teacher:  runs/comodgan_quickstart, made by configs/comodgan_quickstart.py before;
+          another one with --config.teacher.checkpoint=DIR.
+Cost:     COST
+Expected: EXPECTED
+"""
+
+from configs import quickstart
+
+
+def get_config():
+    config = quickstart.get_config()
+    config.teacher.checkpoint = 'runs/comodgan_quickstart'
+    config.loss.distillation_weight = 100.0
+    # An eighth of the resolution, as 32 is of the published 256.
+    config.loss.distillation_min_resolution = 8
+    return config

@@ -1,0 +1,33 @@
+"""Confidence intervals of means over images, by resampling the images."""
+
+import numpy as np
+
+
+def confidence_interval(values, *, resamples=1000, level=0.95, seed=0):
+    """Percentile bootstrap interval of a mean (Efron, 1979).
+
+    Args:
+        values: f[N], one figure per image, finite, N >= 1.
+        resamples: how many sets of N images are drawn with replacement.
+        level: share of the resampled means inside the interval.
+        seed: of the draws.
+
+    Returns:
+        (low, high), floats.
+
+    Raises:
+        ValueError: no values, or some that are not finite.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+        raise ValueError(
+            f'expected one finite figure per image, got {values.size} values, '
+            f'{np.count_nonzero(~np.isfinite(values))} of them not finite'
+        )
+    rng = np.random.default_rng(seed)
+    means = [
+        values[rng.integers(0, values.size, values.size)].mean()
+        for _ in range(resamples)
+    ]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

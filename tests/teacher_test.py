@@ -1,0 +1,337 @@
+"""Distilling from a teacher, training one, and fine-tuning: the loop around them."""
+
+import os
+import subprocess
+import sys
+
+from flax import jax_utils
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import default
+from migan_jax import fuse
+from migan_jax import inpaint
+from migan_jax import state as state_lib
+from migan_jax import steps as steps_lib
+from migan_jax import torch_map
+from migan_jax import train as train_lib
+from migan_jax.layers import effective_kernel
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
+BATCH = 8   # one image for each of the eight virtual devices
+
+
+def tiny_config(steps, kind='migan'):
+    """A config of the smallest model of a kind, for a number of iterations."""
+    config = default.get_config()
+    config.model.kind = kind
+    config.model.resolution, config.model.ch_base, config.model.ch_max = 16, 64, 8
+    config.model.comodgan.z_dim = config.model.comodgan.w_dim = 8
+    config.model.comodgan.mapping_layers = 2
+    config.model.comodgan.global_dim = 16
+    config.data.source, config.data.crop, config.data.workers = 'embedded', 'random', 1
+    config.data.min_crop = 0.5
+    config.mask.hole_range, config.mask.brush_width = (0.05, 0.6), (1, 4)
+    config.train.batch_size = config.eval.batch_size = BATCH
+    config.train.kimg = steps * BATCH / 1000
+    config.loss.distillation_weight = 0.0
+    config.loss.distillation_min_resolution = 8
+    config.loss.r1_interval = 3
+    config.eval.limit, config.eval.grid_rows = 10, 3
+    config.eval.every_kimg = config.checkpoint.every_kimg = 1000.0
+    config.log.every_kimg = 2 * BATCH / 1000
+    return config.lock()
+
+
+def random_deployed(config, seed=0):
+    """Drawn variables of a config's deployed generator."""
+    generator = state_lib.build_generator(config, fused=True)
+    r = config.model.resolution
+    key = jax.random.key(seed)
+    z = generator.latents(jax.random.split(key, 1))
+    return jax.device_get(jax.jit(
+        lambda: generator.init(key, jnp.zeros((1, r, r, 4)), 'none', z))())
+
+
+def final_state(workdir):
+    config = state_lib.load_config(workdir)
+    models = state_lib.build_models(config)
+    abstract = state_lib.abstract_state(models, config.model.resolution)
+    manager = state_lib.checkpoint_manager(workdir, read_only=True)
+    state = state_lib.restore(manager, abstract)
+    manager.close()
+    return state
+
+
+@pytest.fixture(scope='module')
+def teacher_directory(tmp_path_factory):
+    """A Co-Mod-GAN of random weights, as from_torch would write it."""
+    directory = str(tmp_path_factory.mktemp('teacher'))
+    config = tiny_config(1, 'comodgan')
+    state_lib.save_deployed(directory, config, random_deployed(config))
+    return directory
+
+
+@pytest.fixture(scope='module')
+def trained_teacher(tmp_path_factory):
+    """A Co-Mod-GAN trained for four iterations, with the path-length term."""
+    workdir = str(tmp_path_factory.mktemp('comodgan'))
+    config = tiny_config(4, 'comodgan')
+    config.loss.path_length_weight, config.loss.path_length_interval = 2.0, 2
+    return config, workdir, train_lib.train(config, workdir)
+
+
+def test_teacher_trains_through_the_same_loop(trained_teacher):
+    config, workdir, figures = trained_teacher
+    state = final_state(workdir)
+    assert int(state.step) == 4 and figures['images'] == 10
+    assert os.listdir(f'{workdir}/samples') == ['000000.03kimg.png']
+    # Both running means moved, and every parameter that takes part did.
+    assert np.abs(state.variables['average']['mapping']['w_avg']).max() > 0
+    assert state.path_length > 0
+    start = state_lib.init_state(
+        state_lib.build_models(config), 16, jax.random.key(config.seed))
+    still = [jax.tree_util.keystr(path) for path, (a, b) in
+             jax.tree_util.tree_leaves_with_path(
+                 jax.tree.map(lambda *x: x, start.params_g, state.params_g),
+                 is_leaf=lambda x: isinstance(x, tuple)) if np.array_equal(a, b)]
+    assert still == []
+
+
+def test_resumed_teacher_is_bit_identical(trained_teacher, tmp_path):
+    config, workdir, _ = trained_teacher
+    for steps in (1, 3, 4):
+        shorter = config.copy_and_resolve_references()
+        shorter.train.kimg = steps * BATCH / 1000
+        train_lib.train(shorter, str(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, final_state(str(tmp_path)),
+                 final_state(workdir))
+
+
+def test_trained_teacher_paints_and_teaches(trained_teacher):
+    _, workdir, _ = trained_teacher
+    config, generate = state_lib.load_generator(workdir)
+    x = jax.random.normal(jax.random.key(0), (2, 16, 16, 4))
+    assert config.model.kind == 'comodgan'
+    np.testing.assert_array_equal(generate(x), generate(x))
+    other = state_lib.load_generator(workdir, seed=1)[1](x)
+    assert np.abs(other - generate(x)).max() > 0
+    teacher, variables = state_lib.load_teacher(workdir, 16, 'bfloat16')
+    rgbs = [jax.jit(teacher)(variables, x, jax.random.key(k)) for k in (0, 0, 1)]
+    assert sorted(rgbs[0]) == [4, 8, 16] and rgbs[0][16].dtype == jnp.float32
+    np.testing.assert_array_equal(rgbs[0][16], rgbs[1][16])
+    assert np.abs(rgbs[0][16] - rgbs[2][16]).max() > 0
+
+
+def test_student_distils_and_keeps_no_teacher(teacher_directory, tmp_path, monkeypatch):
+    config = tiny_config(3)
+    config.teacher.checkpoint = teacher_directory
+    config.loss.distillation_weight = 2.0
+    seen = []
+    iterate = steps_lib.iterate
+
+    def watched(*args):
+        state, metrics = iterate(*args)
+        seen.append((metrics, args[-1]))
+        return state, metrics
+
+    monkeypatch.setattr(steps_lib, 'iterate', watched)
+    train_lib.train(config, str(tmp_path))
+    assert all(np.asarray(m['g_distillation']).min() > 0 for m, _ in seen)
+    # The teacher's arrays went in beside the state, once, and never changed.
+    teacher = seen[0][1]
+    assert all(t is teacher for _, t in seen)
+    _, _, given = state_lib.load_deployed(teacher_directory)
+    jax.tree.map(np.testing.assert_array_equal, state_lib.unreplicate(teacher), given)
+    names = jax.tree_util.keystr(tuple(
+        k for path, _ in jax.tree_util.tree_leaves_with_path(final_state(str(tmp_path)))
+        for k in path))
+    assert 'torgb' in names and 'affine' not in names and 'mapping' not in names
+
+
+def g_step_flops(models, settings, teacher, state, batch, variables):
+    step = steps_lib.make_steps(models, settings, teacher).g
+    return step.lower(state, batch, variables).compile().cost_analysis()['flops']
+
+
+def test_teacher_gets_no_gradient_and_costs_one_forward_pass(teacher_directory):
+    config = tiny_config(1)
+    settings = steps_lib.Settings(distillation_min_resolution=8)
+    models = state_lib.build_models(config)
+    teacher, variables = state_lib.load_teacher(teacher_directory, 16, 'float32')
+    state = state_lib.init_state(models, 16, jax.random.key(0))
+    image = jax.random.uniform(jax.random.key(1), (4, 16, 16, 3), minval=-1)
+    mask = (jax.random.uniform(jax.random.key(2), (4, 16, 16, 1)) > 0.5)
+    batch = {'image': image, 'mask': mask.astype(jnp.float32)}
+    arguments = [jax_utils.replicate(tree, jax.devices()[:1])
+                 for tree in (state, batch, variables)]
+
+    def through_step(teacher_variables, state, batch):
+        gradients, metrics, _ = steps_lib.g_gradients(
+            models, settings, teacher, state, batch, teacher_variables)
+        return metrics['g_loss']
+
+    gradient = jax.pmap(jax.grad(through_step), state_lib.AXIS)(
+        arguments[2], arguments[0], arguments[1])
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+
+    with_teacher = g_step_flops(models, settings, teacher, *arguments)
+    without = g_step_flops(models, settings, None, *arguments[:2], None)
+    x = inpaint.model_input(batch['image'], batch['mask'])
+    forward = jax.jit(teacher).lower(
+        variables, x, jax.random.key(0)).compile().cost_analysis()['flops']
+    assert with_teacher - without == pytest.approx(forward, rel=0.05)
+
+
+def test_teacher_of_another_resolution_or_kind_is_refused(
+        teacher_directory, tmp_path):
+    config = tiny_config(1)
+    config.loss.distillation_weight = 2.0
+    config.teacher.checkpoint = teacher_directory
+    config.model.resolution = 32
+    workdir = tmp_path / 'run'
+    with pytest.raises(state_lib.CheckpointError) as error:
+        train_lib.train(config, str(workdir))
+    assert 'paints 16 x 16, this config trains 32 x 32' in str(error.value)
+    student = tiny_config(1)
+    state_lib.save_deployed(str(tmp_path / 'migan'), student, random_deployed(student))
+    config.teacher.checkpoint = str(tmp_path / 'migan')
+    with pytest.raises(state_lib.CheckpointError, match='migan holds a MI-GAN'):
+        train_lib.train(config, str(workdir))
+    config.teacher.checkpoint = str(tmp_path / 'nothing')
+    with pytest.raises(state_lib.CheckpointError, match='no config.json'):
+        train_lib.train(config, str(workdir))
+    assert not workdir.exists()
+
+
+def test_path_length_of_migan_is_refused(tmp_path):
+    config = tiny_config(1)
+    config.loss.path_length_weight = 2.0
+    with pytest.raises(ValueError, match='MI-GAN has no latent'):
+        train_lib.train(config, str(tmp_path / 'run'))
+
+
+# --- deployed checkpoints and fine-tuning -------------------------------------
+
+
+@pytest.mark.parametrize('kind', ['migan', 'comodgan'])
+def test_deployed_checkpoint_is_bit_identical(kind, tmp_path):
+    config = tiny_config(1, kind)
+    variables = random_deployed(config)
+    state_lib.save_deployed(str(tmp_path), config, variables)
+    loaded_config, _, loaded = state_lib.load_deployed(str(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    assert loaded_config.model.kind == kind and loaded_config.deployed
+
+
+def test_deployed_variables_of_another_model_list_both_sides(tmp_path):
+    config = tiny_config(1)
+    variables = random_deployed(config)
+    del variables['params']['encoder']['b16']['fromrgb']
+    variables['params']['extra'] = np.zeros(3, np.float32)
+    with pytest.raises(state_lib.CheckpointError) as error:
+        state_lib.save_deployed(str(tmp_path / 'out'), config, variables)
+    assert "only in the weights: ['params/extra']" in str(error.value)
+    assert 'params/encoder/b16/fromrgb/bias' in str(error.value)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_unfolded_kernels_are_effectively_the_same():
+    for materialize in (False, True):
+        config = tiny_config(1)
+        config.model.materialize_branches = materialize
+        deployed = random_deployed(config)['params']
+        deployed = fuse.fuse(deployed)   # normalised, as deployed kernels are
+        state = state_lib.init_state(
+            state_lib.build_models(config), 16, jax.random.key(0))
+        params = fuse.unfold(deployed, state.params_g)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9),
+                     fuse.fuse(params), deployed)
+        # As large as at the start of training, so that they turn as fast.
+        kernel = params['encoder']['b8']['conv1']['pointwise']
+        assert np.std(fuse.collapse_branches({'k': kernel})['k']['branch_sum']) == (
+            pytest.approx(1.0, abs=0.1))
+        assert effective_kernel(kernel).shape == (1, 1, 8, 8)
+
+
+def test_fine_tuning_starts_from_the_given_weights(tmp_path):
+    config = tiny_config(2)
+    source = random_deployed(config)
+    source['params'] = jax.device_get(fuse.fuse(source['params']))
+    state_lib.save_deployed(str(tmp_path / 'source'), config, source)
+    config.init_from = str(tmp_path / 'source')
+    config.optim.g_lr = 0.0
+    train_lib.train(config, str(tmp_path / 'run'))
+    _, _, tuned = state_lib.load_deployed(str(tmp_path / 'run'))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8),
+                 tuned, source)
+    # A resumed run goes on from its own checkpoint, and needs the source no more.
+    config.init_from = str(tmp_path / 'gone')
+    train_lib.train(config, str(tmp_path / 'run'))
+    with pytest.raises(state_lib.CheckpointError, match='no config.json'):
+        train_lib.train(config, str(tmp_path / 'other'))
+
+
+def test_fine_tuning_a_training_run_takes_its_discriminator_along(tmp_path):
+    config = tiny_config(2)
+    train_lib.train(config, str(tmp_path / 'first'))
+    first = final_state(str(tmp_path / 'first'))
+    start = state_lib.init_state(state_lib.build_models(config), 16, jax.random.key(7))
+    state = state_lib.warm_start(start, config, str(tmp_path / 'first'))
+    assert int(state.step) == 0
+    for ours, theirs in ((state.params_g, first.ema), (state.ema, first.ema),
+                         (state.params_d, first.params_d)):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_fine_tuning_from_another_model_lists_both_values(tmp_path):
+    config = tiny_config(1)
+    config.model.noise_at_4x4 = False
+    state_lib.save_deployed(str(tmp_path / 'source'), config, random_deployed(config))
+    other = tiny_config(1)
+    other.model.ch_max = 16
+    other.init_from = str(tmp_path / 'source')
+    with pytest.raises(state_lib.CheckpointError) as error:
+        train_lib.train(other, str(tmp_path / 'run'))
+    assert 'model.ch_max: 8 -> 16' in str(error.value)
+    assert 'model.noise_at_4x4: False -> True' in str(error.value)
+    assert not (tmp_path / 'run').exists()
+
+
+# --- published weights --------------------------------------------------------
+
+
+def test_full_size_teacher_from_a_torch_state_dict(tmp_path):
+    """80 M drawn numbers under the published names, through the tool, painting."""
+    torch = pytest.importorskip('torch')
+    table = torch_map.comodgan_table(256)
+    full = default.get_config()
+    full.model.kind = 'comodgan'
+    shapes = torch_map.torch_shapes(state_lib.abstract_deployed(full), table)
+    rng = np.random.default_rng(0)
+    state = {}
+    for name, shape in shapes.items():
+        # As at the start of training: unit kernels, no bias but the styles' of one.
+        array = rng.standard_normal(shape, np.float32)
+        if name.endswith('bias'):
+            array = array * 0 + name.endswith('affine.bias')
+        if name.startswith('mapping.fc') and name.endswith('weight'):
+            array = array * 100
+        state[name] = torch.from_numpy(np.asarray(array, np.float32))
+    torch.save(state, tmp_path / 'comodgan_256.pt')
+    subprocess.run(
+        [sys.executable, os.path.join(ROOT, 'tools', 'from_torch.py'), '--kind=comodgan',
+         '--resolution=256', f'--checkpoint={tmp_path}/comodgan_256.pt',
+         f'--out={tmp_path}/teacher'], check=True, cwd=tmp_path)
+    teacher, variables = state_lib.load_teacher(f'{tmp_path}/teacher', 256, 'float32')
+    assert sum(x.size for x in jax.tree.leaves(variables['params'])) == 79_177_378
+    back = torch_map.to_torch(variables, table)
+    for name in ('encoder.b256.fromrgb.weight', 'synthesis.b4.fc.weight',
+                 'synthesis.b256.torgb.affine.bias', 'mapping.w_avg'):
+        np.testing.assert_array_equal(back[name], state[name].numpy())
+    x = jax.random.normal(jax.random.key(0), (1, 256, 256, 4))
+    rgbs = jax.jit(teacher)(variables, x, jax.random.key(1))
+    assert rgbs[256].shape == (1, 256, 256, 3)
+    assert all(0.1 < np.std(rgb) < 10 for rgb in rgbs.values())

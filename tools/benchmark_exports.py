@@ -1,0 +1,252 @@
+"""Times the ONNX exports of the published sizes in onnxruntime on CPU.
+
+    python tools/benchmark_exports.py --resolutions=256,512 --threads=2
+
+Weights are random: no operator's time depends on them. For each resolution, in turns
+so that whatever else the machine does hits all alike:
+
+* plain: the published architecture as its export writes it (zero insertion as nearest
+  resize times a mask, 4x4 filters, gains, noise strengths and clamps as operators of
+  their own), the standard to compare with;
+* core: the graph of tools/to_torch.py --formats=onnx, and its float16 file;
+* pipeline: u8 in, u8 out, on square pictures of the model's resolution, 1080p and
+  12 megapixels with a hole of a fifth of each side.
+
+Prints medians and ratios of medians, and file sizes; the last line is JSON.
+"""
+
+import json
+import statistics
+import sys
+import time
+
+from absl import app
+from absl import flags
+import jax
+import numpy as np
+import onnx
+import onnxruntime
+
+from configs import default
+from formats import onnx_core
+from formats import onnx_pipeline
+from formats import onnx_quantize
+from migan_jax import state as state_lib
+from migan_jax.layers import CLAMP
+from migan_jax.layers import FIR_TAPS
+from migan_jax.layers import resolutions
+from migan_jax.layers import SQRT2
+
+PICTURES = {'1080p': (1080, 1920), '12MP': (3000, 4000)}
+
+
+def random_variables(config, seed=0):
+    """Deployed variables of a model with random weights, all strengths non-zero."""
+    rng = np.random.default_rng(seed)
+    side = config.model.resolution
+    generator = state_lib.build_generator(config, fused=True)
+    shapes = jax.eval_shape(lambda: generator.init(
+        jax.random.key(0), np.zeros((1, side, side, 4), np.float32), 'none'))
+
+    def draw(path, leaf):
+        array = 0.1 * rng.standard_normal(leaf.shape)
+        if path[-1].key == 'kernel':
+            array /= np.sqrt(np.square(array).sum((0, 1, 2), keepdims=True))
+        return np.asarray(array, np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+class _PlainBuilder:
+    """The published architecture as it is, operator by operator."""
+
+    def __init__(self, resolution):
+        self.graph = onnx_core.GraphBuilder()
+        self.resolution = resolution
+
+    def op(self, op_type, *inputs, **attributes):
+        return self.graph.op(op_type, *inputs, **attributes)
+
+    def activate(self, x):
+        x = self.op('LeakyRelu', x, alpha=onnx_core.NEGATIVE_SLOPE)
+        x = self.op('Mul', x, np.float32(SQRT2))
+        return self.op('Clip', x, np.float32(-CLAMP), np.float32(CLAMP))
+
+    def fir(self, x, channels, gain, stride, before, after):
+        x = self.op('Pad', x, np.array([0, 0, before, before, 0, 0, after, after]))
+        taps = (gain * np.outer(FIR_TAPS, FIR_TAPS)).astype(np.float32)
+        return self.graph.conv(x, np.tile(taps, (channels, 1, 1, 1)), groups=channels,
+                               stride=stride)
+
+    def up(self, x, channels, resolution):
+        x = self.op('Resize', x, '', np.array([1, 1, 2, 2], np.float32), mode='nearest',
+                    coordinate_transformation_mode='asymmetric', nearest_mode='floor')
+        inserted = np.zeros((1, 1, resolution, resolution), np.float32)
+        inserted[:, :, ::2, ::2] = 1
+        return self.fir(self.op('Mul', x, inserted), channels, 4, 1, 2, 1)
+
+    def block(self, x, params, resolution, noise=None, up=False, down=False):
+        _, _, ci, co = params['pointwise']['kernel'].shape
+        kernel = params['depthwise']['kernel'].transpose(3, 2, 0, 1)
+        x = self.activate(
+            self.graph.conv(x, kernel, params['bias'], groups=ci, padding=1))
+        if down:
+            x = self.fir(x, ci, 1, 2, 1, 1)
+        x = self.graph.conv(x, params['pointwise']['kernel'].transpose(3, 2, 0, 1))
+        if up:
+            x = self.up(x, co, resolution)
+        if noise is not None:
+            x = self.op('Add', x, self.op(
+                'Mul', noise['const'], params['noise']['strength']))
+        return self.activate(x)
+
+    def one_by_one(self, x, params):
+        return self.graph.conv(
+            x, params['pointwise']['kernel'].transpose(3, 2, 0, 1), params['bias'])
+
+    def model(self, variables):
+        """onnx.ModelProto, `input` and `output` as in `onnx_core.build_core`."""
+        encoder = variables['params']['encoder']
+        decoder = variables['params']['decoder']
+        noise = variables['noise']['decoder']
+        rs = (*resolutions(self.resolution), 4)
+        x = self.activate(
+            self.one_by_one('input', encoder[f'b{self.resolution}']['fromrgb']))
+        skips = {}
+        for r in rs:
+            skips[r] = self.block(x, encoder[f'b{r}']['conv1'], r)
+            x = self.block(skips[r], encoder[f'b{r}']['conv2'], r, down=r > 4)
+        image = None
+        for r in reversed(rs):
+            block = decoder[f'b{r}']
+            planes = {layer: value['noise']
+                      for layer, value in noise.get(f'b{r}', {}).items()}
+            x = self.block(x, block['conv1'], r, planes.get('conv1'), up=r > 4)
+            x = self.op('Add', x, skips[r])
+            x = self.block(x, block['conv2'], r, planes.get('conv2'))
+            rgb = self.one_by_one(x, block['torgb'])
+            image = rgb if image is None else self.op('Add', self.up(image, 3, r), rgb)
+        float32, sides = onnx.TensorProto.FLOAT, [self.resolution] * 2
+        self.op('Identity', image, output='output')
+        return self.graph.model(
+            'plain', {'input': (float32, ['N', 4, *sides])},
+            {'output': (float32, ['N', 3, *sides])})
+
+
+def session(model, threads):
+    """An onnxruntime session and the size of the file in MB."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    data = model.SerializeToString()
+    return onnxruntime.InferenceSession(
+        data, options, providers=['CPUExecutionProvider']), len(data) / 1e6
+
+
+def picture_feed(height, width):
+    """A picture with a hole of a fifth of each side in the middle; 255 = known."""
+    rng = np.random.default_rng(0)
+    mask = np.full((1, 1, height, width), 255, np.uint8)
+    mask[..., 2 * height // 5:3 * height // 5, 2 * width // 5:3 * width // 5] = 0
+    return {'image': rng.integers(0, 256, (1, 3, height, width), np.uint8),
+            'mask': mask}
+
+
+def time_in_turns(jobs, repeats, clock):
+    """Median seconds of {name: (session, feed)}, after one run of each unmeasured."""
+    seconds = {name: [] for name in jobs}
+    for turn in range(repeats + 1):
+        for name, (runner, feed) in jobs.items():
+            began = clock()
+            runner.run(None, feed)
+            if turn:
+                seconds[name].append(clock() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def largest_difference(runners, feed):
+    """Of the outputs of two sessions, over the largest value."""
+    first, second = (runner.run(None, feed)[0] for runner in runners)
+    return float(np.abs(first - second).max() / np.abs(first).max())
+
+
+def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
+            pictures=None):
+    """Times and sizes at one resolution.
+
+    Args:
+      resolution: R.
+      threads: of onnxruntime.
+      repeats: runs of each graph.
+      clock: of seconds.
+      config: ConfigDict; the published widths by default.
+      pictures: {name: (height, width)} for the pipeline besides R x R; 1080p and 12
+        megapixels by default.
+
+    Returns:
+      dict of seconds, ratios and MB.
+    """
+    config = config or default.get_config()
+    config.model.resolution = resolution
+    # As in the published weights.
+    config.model.noise_at_4x4 = False
+    variables = random_variables(config)
+    core_model = onnx_core.build_core(config, variables)
+    plain, plain_mb = session(_PlainBuilder(resolution).model(variables), threads)
+    core, core_mb = session(core_model, threads)
+    half, half_mb = session(onnx_quantize.to_half(core_model), threads)
+    pipeline, pipeline_mb = session(
+        onnx_pipeline.build_pipeline(config, variables), threads)
+    # What the model sees: [mask - 0.5, image * mask] of a hole in the middle.
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 4, resolution, resolution))
+    known = picture_feed(resolution, resolution)['mask'] == 255
+    x = np.where(known, x, 0).astype(np.float32)
+    x[:, :1] = known - 0.5
+    x = {'input': x}
+    sizes = {f'{resolution}x{resolution}': (resolution, resolution),
+             **(PICTURES if pictures is None else pictures)}
+    jobs = {'plain': (plain, x), 'core': (core, x), 'half': (half, x)}
+    for name, size in sizes.items():
+        jobs[f'pipeline_{name}'] = pipeline, picture_feed(*size)
+    seconds = time_in_turns(jobs, repeats, clock)
+    result = {
+        'resolution': resolution, 'threads': threads,
+        **{f'{name}_s': value for name, value in seconds.items()},
+        'plain_over_core': seconds['plain'] / seconds['core'],
+        'difference_plain_core': largest_difference((plain, core), x),
+        'plain_mb': plain_mb, 'core_mb': core_mb, 'half_mb': half_mb,
+        'pipeline_mb': pipeline_mb,
+    }
+    for name in sizes:
+        result[f'pipeline_overhead_{name}'] = (
+            seconds[f'pipeline_{name}'] / seconds['core'] - 1)
+    return result
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
+    args = flags.FLAGS
+    try:
+        clock = time.process_time if args.cpu_time else time.perf_counter
+        threads = 1 if args.cpu_time else args.threads
+        results = [measure(int(resolution), threads, args.repeats, clock)
+                   for resolution in args.resolutions]
+    except ValueError as error:
+        sys.exit(f'error: {error}')
+    for result in results:
+        for name, value in result.items():
+            name = name.replace(f'{result["resolution"]}x{result["resolution"]}', 'RxR')
+            text = f'{value:.4g}' if isinstance(value, float) else str(value)
+            print(f'{name:26} {text}')
+        print()
+    print(json.dumps(results))
+
+
+if __name__ == '__main__':
+    flags.DEFINE_list('resolutions', ['256', '512'], 'Resolutions of the model.')
+    flags.DEFINE_integer('threads', 2, 'Threads of onnxruntime.', lower_bound=1)
+    flags.DEFINE_integer('repeats', 9, 'Runs of each graph.', lower_bound=1)
+    flags.DEFINE_bool(
+        'cpu_time', False,
+        'Seconds of CPU time on one thread: for machines that do other work besides.')
+    app.run(main)

@@ -1,0 +1,153 @@
+"""How far an exported generator is from the one it was made of.
+
+Mask polarity: 1 (255, white) = known, 0 = hole.
+"""
+
+import math
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from migan_jax import images as image_files
+from migan_jax import inpaint
+
+
+class Picture(NamedTuple):
+    """u8[H, W, 3] and its mask, bool[H, W], True = known."""
+    image: np.ndarray
+    known: np.ndarray
+
+
+def random_pictures(resolution, count=2):
+    """Noise with rectangular holes, R x R."""
+    rng = np.random.default_rng(0)
+    pictures = []
+    for _ in range(count):
+        image = rng.integers(0, 256, (resolution, resolution, 3), np.uint8)
+        known = np.ones((resolution, resolution), bool)
+        (top, left), (height, width) = rng.integers(0, resolution // 2, (2, 2))
+        known[top:top + height + 1, left:left + width + 1] = False
+        pictures.append(Picture(image, known))
+    return pictures
+
+
+def odd_pictures(resolution):
+    """Pictures of sizes other than R x R, for the pipeline."""
+    rng = np.random.default_rng(1)
+    pictures = []
+    for height, width in ((resolution + 37, resolution // 2 + 1),
+                          (2 * resolution + 3, 3 * resolution)):
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
+        known = np.ones((height, width), bool)
+        known[height // 3:height // 2, width // 4:width // 2] = False
+        pictures.append(Picture(image, known))
+    return pictures
+
+
+def read_pictures(images, masks):
+    """The pictures of two files or folders.
+
+    Args:
+      images: path.
+      masks: path; white = known.
+
+    Raises:
+      ValueError: nothing there, unreadable, or sizes that differ.
+    """
+    # The reader and its limits are those of tools/inpaint.py.
+    import inpaint as inpaint_tool
+
+    pictures = []
+    for _, image, mask in inpaint_tool.match(pathlib.Path(images), pathlib.Path(masks)):
+        known, _ = inpaint_tool.read_mask(mask, invert=False)
+        picture = Picture(image_files.decode(image), known)
+        if picture.image.shape[:2] != picture.known.shape:
+            raise ValueError(
+                f'{mask} has the shape {list(picture.known.shape)}, {image} '
+                f'{list(picture.image.shape[:2])}: masks must have the size of the '
+                'image.')
+        pictures.append(picture)
+    return pictures
+
+
+def squash(picture, resolution):
+    """A picture at R x R as `inpaint.inpaint_resize` shows it to the model.
+
+    Returns:
+      image: f32[R, R, 3] in [-1, 1].
+      mask: f32[R, R, 1], 1 = known.
+    """
+    size = (resolution, resolution)
+    image = Image.fromarray(picture.image).resize(size, Image.Resampling.BICUBIC)
+    known = Image.fromarray(picture.known.astype(np.uint8)).resize(
+        size, Image.Resampling.NEAREST)
+    return (inpaint.from_uint8(np.asarray(image)),
+            np.asarray(known).astype(np.float32)[..., None])
+
+
+def model_inputs(pictures, resolution):
+    """The generator's inputs: f32[N, R, R, 4]."""
+    return np.stack([inpaint.model_input(*squash(p, resolution)) for p in pictures])
+
+
+def decibels(a, b):
+    """PSNR of two lists of u8 pictures together; None if they are equal."""
+    errors = [np.square(x.astype(np.float64) - y).mean() for x, y in zip(a, b)]
+    mean = sum(errors) / len(errors)
+    return 10 * math.log10(255**2 / mean) if mean else None
+
+
+def differences(reference, generate, pictures, resolution):
+    """Compares two generators.
+
+    Args:
+      reference, generate: f32[N, R, R, 4] -> f32[N, R, R, 3].
+      pictures: list of `Picture`.
+      resolution: R.
+
+    Returns:
+      dict: largest and mean difference of the outputs, PSNR between the composites as
+      pictures (None if equal).
+
+    Raises:
+      ValueError: `generate` gives another shape.
+    """
+    x = model_inputs(pictures, resolution)
+    expected, actual = reference(x), generate(x)
+    if actual.shape != expected.shape:
+        raise ValueError(f'the file gives {list(actual.shape)} for {list(x.shape)}; '
+                         f'expected {list(expected.shape)}.')
+    error = np.abs(actual.astype(np.float64) - expected)
+    composites = [[], []]
+    for i, picture in enumerate(pictures):
+        image, mask = squash(picture, resolution)
+        for outputs, results in zip((expected, actual), composites):
+            results.append(inpaint.to_uint8(inpaint.composite(outputs[i], image, mask)))
+    return {'max': float(error.max()), 'mean': float(error.mean()),
+            'composite_psnr_db': decibels(*composites)}
+
+
+def pipeline_differences(reference, inpaint_picture, pictures, resolution, stretch):
+    """`differences` between `inpaint.inpaint_pipeline` and a file that does the same.
+
+    Args:
+      reference: as for `differences`.
+      inpaint_picture: u8[H, W, 3], u8[H, W] (255 = known) -> u8[H, W, 3].
+      pictures, resolution: as for `differences`.
+      stretch: as for `inpaint.inpaint_pipeline`.
+
+    Returns:
+      dict as of `differences`, of finished pictures, in levels / 127.5.
+    """
+    expected, actual = [], []
+    for image, known in pictures:
+        mask = np.where(known, 255, 0).astype(np.uint8)
+        expected.append(inpaint.inpaint_pipeline(
+            reference, image, mask, resolution, stretch=stretch))
+        actual.append(inpaint_picture(image, mask))
+    errors = [np.abs(a.astype(int) - e) / 127.5 for a, e in zip(actual, expected)]
+    return {'max': float(max(e.max() for e in errors)),
+            'mean': float(np.mean([e.mean() for e in errors])),
+            'composite_psnr_db': decibels(expected, actual)}

@@ -1,0 +1,440 @@
+"""The deployed MI-GAN generator as an ONNX graph, written node by node.
+
+The graph is made for speed in onnxruntime on CPU. On x86 that keeps activations in
+blocks of channels (NCHWc) as long as every operator is a convolution, a nearest
+resize or an Add of equal shapes; anything else costs two passes of reordering. A
+convolution takes one activation that follows it directly along for free, or adds
+another value, but not both. Hence:
+
+* The gain sqrt(2) of the activations is in the kernels that read them: every
+  activation here is the network's divided by sqrt(2), and the clamp is at
+  256 / sqrt(2). Leaky ReLU commutes with positive factors.
+* The clamp is a second activation, so it rides on a 1x1 depthwise convolution with
+  kernel 1. It is left out where interval arithmetic shows that no input in the
+  documented range reaches it.
+* Upsampling is a nearest resize and the depthwise kernel outer([1, 2, 1]) / 16:
+  nearest gives n[2i] = n[2i+1] = x[i], so that (n[k-1] + 2 n[k] + n[k+1]) / 4 is
+  .75 x[i] + .25 x[i-1] or .75 x[i] + .25 x[i+1], also at the border, where both are
+  padded with zeros. That equals zero insertion and the 4x4 FIR filter of gain 4.
+* The noise plane times its strength is one constant. A 1x1 convolution copies it to
+  all channels, because an Add that broadcasts does not keep the blocks.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import onnx
+from onnx import helper
+from onnx import numpy_helper
+
+from migan_jax.layers import check_resolution
+from migan_jax.layers import CLAMP
+from migan_jax.layers import FIR_TAPS
+from migan_jax.layers import resolutions
+from migan_jax.layers import SQRT2
+
+# Both are old enough for onnxruntime-web 1.17.
+OPSET = 17
+IR_VERSION = 8
+
+NEGATIVE_SLOPE = 0.2
+
+# After a nearest resize by 2, the FIR upsampling along one axis.
+UP_TAPS = (1 / 4, 2 / 4, 1 / 4)
+
+# Every activation in the graph is the network's divided by its gain.
+LIMIT = CLAMP / SQRT2
+
+
+class GraphBuilder:
+    """Collects nodes and constants; equal constants are stored once.
+
+    Values are named by strings, as in ONNX; a NumPy array given as an input becomes
+    a constant.
+    """
+
+    def __init__(self):
+        self.nodes = []
+        self.value_infos = []
+        self._constants = {}
+        self._count = 0
+
+    def constant(self, array):
+        """Name of the constant with the value, shape and dtype of `array`."""
+        array = np.asarray(array, order='C')
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = numpy_helper.from_array(
+                array, f'constant_{len(self._constants)}')
+        return self._constants[key].name
+
+    def op(self, op_type, *inputs, output=None, shape=None, **attributes):
+        """Adds a node with one output.
+
+        Args:
+          op_type: ONNX operator of the default domain.
+          *inputs: names, arrays, or '' for an optional input left out.
+          output: name of the output; made up by default.
+          shape: of the output (numbers and symbols), where onnxruntime cannot infer
+            it: what it cannot prove equal it does not fuse.
+          **attributes: of the node.
+
+        Returns:
+          Name of the output.
+        """
+        if output is None:
+            output = f'{op_type.lower()}_{self._count}'
+            self._count += 1
+        names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
+        self.nodes.append(helper.make_node(
+            op_type, names, [output], name=f'make_{output}', **attributes))
+        if shape is not None:
+            self.value_infos.append(helper.make_tensor_value_info(
+                output, onnx.TensorProto.FLOAT, shape))
+        return output
+
+    def conv(self, x, kernel, bias=None, *, groups=1, stride=1, padding=0):
+        """Convolution.
+
+        Args:
+          x: name, [N, ci, H, W].
+          kernel: f32[co, ci / groups, kh, kw].
+          bias: f32[co].
+          groups, stride, padding: the same in both directions.
+        """
+        inputs = [x, kernel] if bias is None else [x, kernel, bias]
+        return self.op('Conv', *inputs, group=groups, kernel_shape=kernel.shape[2:],
+                       strides=[stride] * 2, pads=[padding] * 4)
+
+    def model(self, name, inputs, outputs, metadata=None):
+        """The finished graph, checked.
+
+        Args:
+          name: of the graph.
+          inputs, outputs: {name: (ONNX element type, shape)} in order.
+          metadata: {str: str} for `metadata_props`.
+
+        Returns:
+          onnx.ModelProto.
+        """
+        values = lambda described: [
+            helper.make_tensor_value_info(name, *value)
+            for name, value in described.items()]
+        graph = helper.make_graph(
+            self.nodes, name, values(inputs), values(outputs),
+            list(self._constants.values()), value_info=self.value_infos)
+        model = helper.make_model(
+            graph, producer_name='migan_jax', ir_version=IR_VERSION,
+            opset_imports=[helper.make_opsetid('', OPSET)])
+        helper.set_model_props(model, dict(metadata or {}))
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """A value [N, C, H, W] and what is known of it.
+
+    Attributes:
+      name: in the graph.
+      low, high: f64[C], bounds of its elements for every input in range.
+    """
+    name: str
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def channels(self):
+        return len(self.low)
+
+
+class _CoreBuilder:
+    """The generator's layers on `Feature`s.
+
+    Attributes:
+      graph: `GraphBuilder`.
+      image: name of the model's input [N, 4, H, W].
+      resolution: R.
+      dynamic_size: H and W are not R but multiples of R / 4.
+      one: None, or the name of an int64 [1] that is 1, as N then is.
+    """
+
+    def __init__(self, graph, image, resolution, dynamic_size, one):
+        self.graph = graph
+        self.image = image
+        self.resolution = resolution
+        self.dynamic_size = dynamic_size
+        self.one = one
+        self._batch = one
+
+    def shape(self, channels, resolution):
+        """Of a value where the model's own resolution has `resolution` pixels."""
+        batch = 'N' if self.one is None else 1
+        if not self.dynamic_size:
+            return [batch, channels, resolution, resolution]
+        return [batch, channels, f'H*{resolution}/{self.resolution}',
+                f'W*{resolution}/{self.resolution}']
+
+    def conv(self, x, kernel, bias=None, *, groups=1, stride=1, padding=0):
+        """`GraphBuilder.conv` with bounds; kernel f[co, ci / groups, kh, kw]."""
+        kernel = np.asarray(kernel, np.float32)
+        bias = None if bias is None else np.asarray(bias, np.float32)
+        name = self.graph.conv(
+            x.name, kernel, bias, groups=groups, stride=stride, padding=padding)
+        low, high = x.low, x.high
+        if padding:
+            low, high = np.minimum(low, 0), np.maximum(high, 0)
+        taps = kernel.astype(np.float64).reshape(*kernel.shape[:2], -1)
+        rising, falling = np.maximum(taps, 0).sum(-1), np.minimum(taps, 0).sum(-1)
+        if groups == 1:
+            bounds = (rising @ low + falling @ high, rising @ high + falling @ low)
+        else:
+            bounds = (rising[:, 0] * low + falling[:, 0] * high,
+                      rising[:, 0] * high + falling[:, 0] * low)
+        offset = 0 if bias is None else bias.astype(np.float64)
+        return Feature(name, bounds[0] + offset, bounds[1] + offset)
+
+    def depthwise(self, x, kernel, bias=None, **options):
+        """The same [kh, kw] kernel for all channels, or a kernel [C, 1, kh, kw]."""
+        if kernel.ndim == 2:
+            kernel = np.broadcast_to(kernel, (x.channels, 1, *kernel.shape))
+        return self.conv(x, kernel, bias, groups=x.channels, **options)
+
+    def identity(self, x):
+        """A pass of its own for an activation that no other convolution can take."""
+        return self.depthwise(x, np.ones((1, 1)))
+
+    def activate(self, x):
+        """Leaky ReLU and, where it can bind, the clamp; gain left to the reader."""
+        name = self.graph.op('LeakyRelu', x.name, alpha=NEGATIVE_SLOPE)
+        low, high = (np.where(bound >= 0, bound, NEGATIVE_SLOPE * bound)
+                     for bound in (x.low, x.high))
+        x = Feature(name, low, high)
+        # Room for rounding between the bounds and the graph's float32.
+        if max(-low.min(), high.max()) < 0.999 * LIMIT:
+            return x
+        limits = np.float32(-LIMIT), np.float32(LIMIT)
+        name = self.graph.op('Clip', self.identity(x).name, *limits)
+        return Feature(name, low.clip(-LIMIT, LIMIT), high.clip(-LIMIT, LIMIT))
+
+    def add(self, x, y):
+        return Feature(
+            self.graph.op('Add', x.name, y.name), x.low + y.low, x.high + y.high)
+
+    def up2(self, x, shape=None, *, padding=1):
+        """FIR upsampling to `shape`; see the head of this file.
+
+        With `padding` 0 the outermost pixel is left out on each side.
+        """
+        name = self.graph.op(
+            'Resize', x.name, '', np.array([1, 1, 2, 2], np.float32),
+            mode='nearest', coordinate_transformation_mode='asymmetric',
+            nearest_mode='floor', shape=shape)
+        return self.depthwise(Feature(name, x.low, x.high),
+                              np.outer(UP_TAPS, UP_TAPS), padding=padding)
+
+    def down2(self, x):
+        """FIR downsampling."""
+        return self.depthwise(x, np.outer(FIR_TAPS, FIR_TAPS), stride=2, padding=1)
+
+    def noise(self, plane):
+        """A noise plane for every sample: f32[r, r] -> Feature [N, 1, h, w].
+
+        With a dynamic size the plane is repeated from its upper left corner on, and
+        cut: at R x R that is the plane itself.
+        """
+        resolution = len(plane)
+        graph = self.graph
+        low, high = (np.array([bound], np.float64)
+                     for bound in (plane.min(), plane.max()))
+        name = graph.constant(plane[None, None].astype(np.float32))
+        sides = np.array([resolution] * 2)
+        if self.dynamic_size:
+            sides = graph.op('Div', graph.op('Shape', self.image, start=2),
+                             np.array([self.resolution // resolution] * 2))
+            # One period more than the whole ones that fit: enough to cut from.
+            repeats = graph.op(
+                'Add', graph.op('Div', sides, np.array([resolution] * 2)),
+                np.array([1, 1]))
+            name = graph.op(
+                'Tile', name, graph.op('Concat', np.array([1, 1]), repeats, axis=0))
+            name = graph.op('Slice', name, np.array([0, 0]), sides, np.array([2, 3]))
+        if self._batch is None:
+            self._batch = graph.op('Shape', self.image, start=0, end=1)
+        # What follows depends on a value that only the run gives.  Else onnxruntime
+        # would compute it when it loads the model, and keep [C, H, W] for each plane.
+        name = graph.op(
+            'Expand', name,
+            graph.op('Concat', self._batch, np.array([1]), sides, axis=0),
+            shape=self.shape(1, resolution))
+        return Feature(name, low, high)
+
+    def add_noise(self, x, plane):
+        """x + plane, and an activation may follow directly."""
+        ones = np.ones((x.channels, 1, 1, 1))
+        # In this order it is the copying convolution that adds x, in x's memory.
+        return self.identity(self.add(self.conv(self.noise(plane), ones), x))
+
+    def block(self, x, params, plane=None, *, resolution, up=False, down=False):
+        """`layers.ConvBlock`; `plane` f32[r, r] is noise times strength or None."""
+        gained = lambda kernel: SQRT2 * _oihw(params[kernel]['kernel'])
+        if 'depthwise' not in params:
+            return self.dense_block(
+                x, gained('conv'), params['bias'], plane, resolution, up, down)
+        x = self.depthwise(x, gained('depthwise'), params['bias'], padding=1)
+        x = self.activate(x)
+        if down:
+            x = self.down2(x)
+        kernel = gained('pointwise')
+        x = self.conv(x, kernel)
+        if up:
+            x = self.up2(x, self.shape(len(kernel), resolution))
+        if plane is not None:
+            x = self.add_noise(x, plane)
+        return self.activate(x)
+
+    def dense_block(self, x, kernel, bias, plane, resolution, up, down):
+        """3x3 convolution of all channels; see `layers.conv3x3_resampled`."""
+        padding, stride = 1, 1
+        if up:
+            # One pixel beyond each border, which the convolution then uses up.
+            name = self.graph.op('Pad', x.name, np.array([0, 0, 1, 1] * 2))
+            x = Feature(name, np.minimum(x.low, 0), np.maximum(x.high, 0))
+            x = self.up2(x, padding=0)
+            kernel, padding = kernel[:, :, ::-1, ::-1], 0
+        elif down:
+            x = self.depthwise(x, np.outer(FIR_TAPS, FIR_TAPS), padding=2)
+            padding, stride = 0, 2
+        x = self.conv(x, kernel, bias, stride=stride, padding=padding)
+        if plane is not None:
+            x = self.add_noise(x, plane)
+        return self.activate(x)
+
+    def torgb(self, x, params):
+        kernel = SQRT2 * _oihw(params['pointwise']['kernel'])
+        return self.conv(x, kernel, params['bias'])
+
+    def generator(self, params, planes):
+        """`generator.Generator` from the model's input.
+
+        Args:
+          params: of the deployed generator.
+          planes: {(block, layer): f32[r, r]}, noise times strength.
+
+        Returns:
+          Feature [N, 3, H, W].
+        """
+        high = np.array([0.5, 1, 1, 1])
+        x = Feature(self.image, -high, high)
+        encoder, decoder = params['encoder'], params['decoder']
+        skips = {}
+        for r in (*resolutions(self.resolution), 4):
+            block = encoder[f'b{r}']
+            if r == self.resolution:
+                x = self.activate(self.conv(
+                    x, _oihw(block['fromrgb']['pointwise']['kernel']),
+                    block['fromrgb']['bias']))
+            skips[r] = self.block(x, block['conv1'], resolution=r)
+            x = self.block(skips[r], block['conv2'], resolution=r, down=r > 4)
+        image = None
+        for r in (4, *reversed(tuple(resolutions(self.resolution)))):
+            block = decoder[f'b{r}']
+            x = self.block(x, block['conv1'], planes.get((r, 'conv1')), resolution=r,
+                           up=r > 4)
+            x = self.add(x, skips[r])
+            x = self.block(x, block['conv2'], planes.get((r, 'conv2')), resolution=r)
+            rgb = self.torgb(x, block['torgb'])
+            image = rgb if image is None else self.add(
+                self.up2(image, self.shape(3, r)), rgb)
+        return image
+
+
+def _oihw(kernel):
+    """HWIO -> OIHW."""
+    return np.asarray(kernel).transpose(3, 2, 0, 1)
+
+
+def noise_planes(variables):
+    """{(resolution, layer): f32[r, r]} noise times strength, strengths of 0 left out.
+
+    Args:
+      variables: {'params', 'noise'} of a generator.
+    """
+    planes = {}
+    for block_name, block in variables['params']['decoder'].items():
+        for layer_name, layer in block.items():
+            if 'noise' not in layer:
+                continue
+            strength = np.asarray(layer['noise']['strength'])
+            if strength == 0:
+                continue
+            constant = variables['noise']['decoder'][block_name][layer_name]
+            planes[int(block_name[1:]), layer_name] = strength * np.asarray(
+                constant['noise']['const'])
+    return planes
+
+
+def add_core(graph, image, config, variables, *, dynamic_size=False, one=None):
+    """Adds the generator to a graph.
+
+    Args:
+      graph: `GraphBuilder`.
+      image: name of an f32 [N, 4, R, R] value, [mask - 0.5, image * mask].
+      config, variables, dynamic_size: see `build_core`.
+      one: where N is known to be 1, the name of an int64 [1] that is 1 but comes from
+        the graph's inputs, so that nothing is computed when the model is loaded.
+
+    Returns:
+      Name of the f32 [N, 3, R, R] result.
+    """
+    resolution = config.model.resolution
+    check_resolution(resolution)
+    damaged = [
+        jax.tree_util.keystr(path, simple=True, separator='/')
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+        if not np.isfinite(leaf).all()]
+    if damaged:
+        raise ValueError(
+            f'{len(damaged)} parameters are not finite: {", ".join(damaged[:8])}: the '
+            'checkpoint is damaged or its training diverged; export an earlier one.')
+    builder = _CoreBuilder(graph, image, resolution, dynamic_size, one)
+    return builder.generator(variables['params'], noise_planes(variables)).name
+
+
+def build_core(config, variables, *, dynamic_size=False, metadata=None):
+    """The generator as an ONNX model.
+
+    Input `input`, f32 [N, 4, R, R]: [mask - 0.5, image * mask], mask first, 1 = known
+    and 0 = hole, image RGB in [-1, 1]. Outside these ranges the clamps of the first
+    layers may be missing. Output `output`, f32 [N, 3, R, R], about [-1, 1], neither
+    clipped nor composited. Noise is the stored planes.
+
+    Args:
+      config: ConfigDict of the checkpoint; `config.model.resolution` is R.
+      variables: {'params', 'noise'} of the deployed generator, as
+        `state.load_deployed` returns them.
+      dynamic_size: H and W are any multiples of R / 4. The noise planes, which belong
+        to R x R, are repeated beyond and cut below it.
+      metadata: {str: str} for the file's `metadata_props`.
+
+    Returns:
+      onnx.ModelProto.
+
+    Raises:
+      ValueError: the resolution is no power of two from 16, or a parameter is not
+        finite.
+    """
+    graph = GraphBuilder()
+    result = add_core(graph, 'input', config, variables, dynamic_size=dynamic_size)
+    for node in graph.nodes:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if name == result:
+                    names[i] = 'output'
+    resolution = config.model.resolution
+    sides = ['H', 'W'] if dynamic_size else [resolution] * 2
+    float32 = onnx.TensorProto.FLOAT
+    return graph.model(
+        'migan', {'input': (float32, ['N', 4, *sides])},
+        {'output': (float32, ['N', 3, *sides])}, metadata)

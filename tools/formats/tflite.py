@@ -1,0 +1,192 @@
+"""The deployed generator as a LiteRT (TensorFlow Lite) file.
+
+NHWC, f32[1, R, R, 4] -> f32[1, R, R, 3], of builtin operators that phones' delegates
+take: DEPTHWISE_CONV_2D, CONV_2D, LEAKY_RELU, MINIMUM, MAXIMUM, ADD and
+RESIZE_NEAREST_NEIGHBOR.  The graph is written in TensorFlow's own convolutions: what
+jax2tf makes of the network converts to builtin operators too, but at 32 x 32 to 766
+instead of 164, slices, gathers and transpositions among them.
+"""
+
+import os
+
+# TensorFlow writes its start-up remarks before anyone can ask it not to.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.lite.tools import flatbuffer_utils
+
+from migan_jax.layers import CLAMP
+from migan_jax.layers import FIR_TAPS
+from migan_jax.layers import resolutions
+from migan_jax.layers import SQRT2
+
+
+# It only converts here, and would reserve all memory of a GPU.
+tf.config.set_visible_devices([], 'GPU')
+
+
+def _activation(x):
+    """Leaky ReLU clamped to +-256; its sqrt(2) is in the weights before it."""
+    return tf.minimum(tf.maximum(tf.nn.leaky_relu(x, 0.2), -CLAMP), CLAMP)
+
+
+def _depthwise(x, kernel, stride=1):
+    """x [1, H, W, C] and kernel [k, k, C], zero padding (k - stride) / 2."""
+    return tf.nn.depthwise_conv2d(
+        x, tf.constant(kernel[..., None], tf.float32), [1, stride, stride, 1], 'SAME')
+
+
+def _pointwise(x, kernel, gain):
+    return tf.nn.conv2d(x, tf.constant(kernel * gain, tf.float32), 1, 'VALID')
+
+
+def up2(x):
+    """FIR upsampling by 2: [1, H, W, C] -> [1, 2H, 2W, C].
+
+    Every pixel twice, then [1, 2, 1] / 4 per axis: the FIR's [1, 3, 3, 1] / 4 is the
+    product of [1, 1] and these taps.
+    """
+    h, w, c = x.shape[1:]
+    x = tf.raw_ops.ResizeNearestNeighbor(images=x, size=[2 * h, 2 * w])
+    taps = np.polydiv(2 * np.array(FIR_TAPS), [1, 1])[0]
+    return _depthwise(x, np.tile(np.outer(taps, taps)[..., None], c))
+
+
+def _block(x, params, plane=None, up=False, down=False):
+    """`layers.ConvBlock` without its activations' gain; `plane` f32[r, r] or None."""
+    x = _depthwise(x, params['depthwise']['kernel'][:, :, 0] * SQRT2)
+    x = _activation(x + tf.constant(params['bias'] * SQRT2, tf.float32))
+    if down:
+        taps = np.outer(FIR_TAPS, FIR_TAPS)[..., None]
+        x = _depthwise(x, np.tile(taps, x.shape[-1]), stride=2)
+    x = _pointwise(x, params['pointwise']['kernel'], SQRT2)
+    if up:
+        x = up2(x)
+    if plane is not None:
+        x += tf.constant(plane[None, :, :, None] * SQRT2, tf.float32)
+    return _activation(x)
+
+
+def _with_bias(x, params, gain):
+    bias = tf.constant(params['bias'] * gain, tf.float32)
+    return _pointwise(x, params['pointwise']['kernel'], gain) + bias
+
+
+def _noise_plane(variables, block, layer):
+    """Noise times strength, or None where there is none."""
+    params = variables['params']['decoder'][block][layer]
+    if 'noise' not in params or params['noise']['strength'] == 0:
+        return None
+    constant = variables['noise']['decoder'][block][layer]['noise']['const']
+    return np.asarray(constant) * np.asarray(params['noise']['strength'])
+
+
+def _generator(x, variables, resolution):
+    """`generator.Generator` with constant noise, deployed."""
+    encoder, decoder = variables['params']['encoder'], variables['params']['decoder']
+    downward = (*resolutions(resolution), 4)
+    skips, image = {}, None
+    for r in downward:
+        params = encoder[f'b{r}']
+        if r == resolution:
+            x = _activation(_with_bias(x, params['fromrgb'], SQRT2))
+        skips[r] = _block(x, params['conv1'])
+        x = _block(skips[r], params['conv2'], down=r > 4)
+    for r in reversed(downward):
+        name = f'b{r}'
+        planes = [_noise_plane(variables, name, layer) for layer in ('conv1', 'conv2')]
+        x = _block(x, decoder[name]['conv1'], planes[0], up=r > 4) + skips[r]
+        x = _block(x, decoder[name]['conv2'], planes[1])
+        rgb = _with_bias(x, decoder[name]['torgb'], 1.0)
+        image = rgb if image is None else up2(image) + rgb
+    return image
+
+
+def build_tflite(config, variables, *, half=False, description=''):
+    """The generator as a LiteRT model.
+
+    Input `input`, f32[1, R, R, 4]: [mask - 0.5, image * mask], mask first, 1 = known
+    and 0 = hole, image RGB in [-1, 1].  Output `output`, f32[1, R, R, 3], about
+    [-1, 1], neither clipped nor composited.  Noise is the stored planes.
+
+    Args:
+      config: ConfigDict; `config.model` is read.
+      variables: {'params', 'noise'} of the deployed generator, as
+        `state.load_deployed` returns them.
+      half: weights as float16; delegates may compute in it, CPUs compute in float32.
+      description: text for the file's field of that name.
+
+    Returns:
+      bytes of the file.
+
+    Raises:
+      ValueError: the model is the ablation with plain 3x3 convolutions.
+    """
+    model = config.model
+    if not model.depthwise:
+        raise ValueError('config.model.depthwise is False: plain 3x3 convolutions have '
+                         'no deployed form; export a depthwise-separable model.')
+    module = tf.Module()
+
+    @tf.function(input_signature=[
+        tf.TensorSpec((1, model.resolution, model.resolution, 4), tf.float32, 'input')])
+    def generate(input):
+        return {'output': _generator(input, variables, model.resolution)}
+
+    module.generate = generate
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [generate.get_concrete_function()], module)
+    if half:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    # Builtin operators alone: whatever else converts would need a delegate of its own.
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    content = flatbuffer_utils.read_model_from_bytearray(bytearray(converter.convert()))
+    content.description = description
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(content))
+
+
+def description_of(data):
+    """The description in a LiteRT file's bytes."""
+    text = flatbuffer_utils.read_model_from_bytearray(bytearray(data)).description
+    return text.decode() if isinstance(text, bytes) else text or ''
+
+
+def load_generator(path, threads=None):
+    """A LiteRT file as a function of arrays, run by the interpreter.
+
+    Args:
+      path: of the file.
+      threads: of the interpreter; its default if None.
+
+    Returns:
+      f32[N, R, R, 4] -> f32[N, R, R, 3], one image at a time.
+
+    Raises:
+      ValueError: not a LiteRT file.
+    """
+    interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=threads)
+    interpreter.allocate_tensors()
+    source, = interpreter.get_input_details()
+    target, = interpreter.get_output_details()
+
+    def generate(x):
+        images = []
+        for sample in x:
+            interpreter.set_tensor(source['index'], sample[None])
+            interpreter.invoke()
+            images.append(interpreter.get_tensor(target['index']))
+        return np.concatenate(images)
+
+    return generate
+
+
+def operators(path):
+    """{operator: how often} in a LiteRT file."""
+    interpreter = tf.lite.Interpreter(model_path=str(path))
+    counts = {}
+    # No public interface lists the operators.
+    for details in interpreter._get_ops_details():
+        counts[details['op_name']] = counts.get(details['op_name'], 0) + 1
+    return counts

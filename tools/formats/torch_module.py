@@ -1,0 +1,241 @@
+"""The deployed generator as a PyTorch module, for TorchScript.
+
+It computes what the published inference network computes, faster: the activations'
+sqrt(2) is folded into the weights before them (a leaky ReLU commutes with positive
+factors), noise planes are multiplied with their strength, upsampling is a bilinear
+resize instead of zero insertion and a 4x4 convolution, and activations are kept
+channels-last, in which the depthwise convolutions of CPUs are fastest.
+
+All numbers are buffers, so that `.to(device)` moves them.  Weights take the dtype of
+the input when used: half the file size with float16 weights, float32 in between.
+"""
+
+import re
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from migan_jax import torch_map
+from migan_jax.layers import CLAMP
+from migan_jax.layers import FIR_TAPS
+from migan_jax.layers import resolutions
+from migan_jax.layers import SQRT2
+
+
+def _activation(x):
+    """Leaky ReLU clamped to +-256, in place; its sqrt(2) is in the weights."""
+    return functional.leaky_relu(x, 0.2, inplace=True).clamp_(-CLAMP, CLAMP)
+
+
+def up2(x):
+    """FIR upsampling by 2 with zeros outside: [N, C, H, W] -> [N, C, 2H, 2W].
+
+    Between two pixels that is bilinear interpolation at half-pixel centres.  At the
+    border interpolation repeats the last pixel, where the FIR sees a zero: what is
+    left is the tap of the nearer pixel.
+    """
+    x = functional.interpolate(
+        x, scale_factor=2.0, mode='bilinear', align_corners=False)
+    near = 2 * FIR_TAPS[1]
+    x[:, :, ::x.shape[2] - 1].mul_(near)
+    x[:, :, :, ::x.shape[3] - 1].mul_(near)
+    return x
+
+
+class Pointwise(nn.Module):
+    """1x1 convolution with bias, [N, ci, H, W] -> [N, co, H, W]."""
+
+    def __init__(self, state, prefix, activate):
+        super().__init__()
+        self.activate = activate
+        gain = SQRT2 if activate else 1.0
+        self.register_buffer('kernel', _tensor(state[f'{prefix}.weight'], gain))
+        self.register_buffer('bias', _tensor(state[f'{prefix}.bias'], gain))
+
+    def forward(self, x):
+        x = functional.conv2d(x, self.kernel.type_as(x), self.bias.type_as(x))
+        return _activation(x) if self.activate else x
+
+
+class Block(nn.Module):
+    """Depthwise 3x3, activation, [down], 1x1, [up], [noise], activation."""
+
+    def __init__(self, state, prefix, up=False, down=False):
+        super().__init__()
+        self.up, self.down = up, down
+        for name, ending in _BLOCK_TENSORS.items():
+            self.register_buffer(name, _tensor(state[f'{prefix}.{ending}'], SQRT2))
+        self.noisy = f'{prefix}.noise_const' in state
+        if self.noisy:
+            plane = state[f'{prefix}.noise_const'] * state[f'{prefix}.noise_strength']
+            self.register_buffer('noise', _tensor(plane, SQRT2)[None, None])
+        if down:
+            self.register_buffer(
+                'fir', _tensor(np.outer(FIR_TAPS, FIR_TAPS), 1.0)[None, None])
+
+    def forward(self, x):
+        channels = self.depthwise.shape[0]
+        x = functional.conv2d(x, self.depthwise.type_as(x), self.bias.type_as(x),
+                              padding=1, groups=channels)
+        x = _activation(x)
+        if self.down:
+            fir = self.fir.type_as(x).expand(channels, 1, 4, 4)
+            x = functional.conv2d(x, fir, stride=2, padding=1, groups=channels)
+        x = functional.conv2d(x, self.pointwise.type_as(x))
+        if self.up:
+            x = up2(x)
+        if self.noisy:
+            x = x.add_(self.noise.type_as(x))
+        return _activation(x)
+
+
+class EncoderBlock(nn.Module):
+    """-> (features, skip feature)."""
+
+    def __init__(self, state, prefix, first, down):
+        super().__init__()
+        self.first = first
+        if first:
+            self.fromrgb = Pointwise(state, f'{prefix}.fromrgb', activate=True)
+        self.conv1 = Block(state, f'{prefix}.conv1')
+        self.conv2 = Block(state, f'{prefix}.conv2', down=down)
+
+    def forward(self, x):
+        if self.first:
+            x = self.fromrgb(x)
+        skip = self.conv1(x)
+        return self.conv2(skip), skip
+
+
+class DecoderBlock(nn.Module):
+    """-> (features, rgb)."""
+
+    def __init__(self, state, prefix, up):
+        super().__init__()
+        self.conv1 = Block(state, f'{prefix}.conv1', up=up)
+        self.conv2 = Block(state, f'{prefix}.conv2')
+        self.torgb = Pointwise(state, f'{prefix}.torgb', activate=False)
+
+    def forward(self, x, skip):
+        x = self.conv2(self.conv1(x).add_(skip))
+        return x, self.torgb(x)
+
+
+class Generator(nn.Module):
+    """The deployed generator, f32[N, 4, R, R] -> f32[N, 3, R, R].
+
+    Input and output as those of `migan_jax.generator.Generator`, channels first:
+    [mask - 0.5, image * mask], mask 1 = known and 0 = hole, image in [-1, 1].
+
+    Attributes:
+      resolution: R.
+    """
+
+    def __init__(self, state, resolution):
+        """`state`: {published name: array}, as of `torch_map.to_torch`."""
+        super().__init__()
+        self.resolution = resolution
+        downward = (*resolutions(resolution), 4)
+        self.encoder = nn.ModuleDict({
+            f'b{r}': EncoderBlock(state, f'encoder.b{r}', r == resolution, r > 4)
+            for r in downward})
+        self.synthesis = nn.ModuleDict({
+            f'b{r}': DecoderBlock(state, f'synthesis.b{r}', r > 4)
+            for r in reversed(downward)})
+
+    def forward(self, x):
+        x = x.contiguous(memory_format=torch.channels_last)
+        skips = []
+        for block in self.encoder.values():
+            x, skip = block(x)
+            skips.append(skip)
+        image = None
+        for block, skip in zip(self.synthesis.values(), reversed(skips)):
+            x, rgb = block(x, skip)
+            image = rgb if image is None else up2(image).add_(rgb)
+        return image.contiguous()
+
+
+# Buffers of a block and the endings of their published names.
+_BLOCK_TENSORS = {
+    'depthwise': 'conv1.weight', 'bias': 'conv1.bias', 'pointwise': 'conv2.weight'}
+
+
+def _tensor(array, gain):
+    """float32 tensor of array * gain, rounded once."""
+    return torch.from_numpy((np.asarray(array, np.float64) * gain).astype(np.float32))
+
+
+def build_module(config, variables):
+    """`Generator` of a deployed checkpoint.
+
+    Args:
+      config: ConfigDict; `config.model` is read.
+      variables: {'params', 'noise'} of the deployed generator, as `state.load_deployed`
+        returns them.
+
+    Returns:
+      `Generator` in evaluation mode.
+
+    Raises:
+      ValueError: the model is the ablation with plain 3x3 convolutions.
+    """
+    model = config.model
+    if not model.depthwise:
+        raise ValueError('config.model.depthwise is False: plain 3x3 convolutions have '
+                         'no deployed form; export a depthwise-separable model.')
+    table = torch_map.generator_table(
+        model.resolution, branches=0, noise_at_4x4=model.noise_at_4x4, fused=True)
+    return Generator(torch_map.to_torch(variables, table), model.resolution).eval()
+
+
+def trace(module):
+    """TorchScript of a `Generator`: any batch size, R x R, moves with `.to`."""
+    x = torch.zeros(1, 4, module.resolution, module.resolution)
+    with torch.inference_mode():
+        # Compared with JAX by those who write it to a file.
+        return torch.jit.trace(module, x, check_trace=False)
+
+
+def is_folded(tensors):
+    """Whether {name: array} comes from this module rather than a published one."""
+    return any(name.endswith('.depthwise') for name in tensors)
+
+
+def unfold(tensors):
+    """The module's tensors under the published names, without the folded factors.
+
+    Weights come back within rounding (1e-7); strength and plane of the noise only as
+    their product, as strength 1.
+
+    Args:
+      tensors: {name: array} of a `Generator`; names it has not got are kept.
+
+    Returns:
+      {published name: array}.
+    """
+    state = {}
+    for name, array in tensors.items():
+        prefix, _, last = name.rpartition('.')
+        if last == 'fir':
+            channels = len(tensors[f'{prefix}.depthwise'])
+            state[f'{prefix}.downsample.filter.weight'] = np.tile(
+                array, (channels, 1, 1, 1))
+        elif last == 'noise':
+            state[f'{prefix}.noise_const'] = _divide(array)[0, 0]
+            state[f'{prefix}.noise_strength'] = np.ones((), np.float32)
+        elif re.search(r'\.conv[12]$', prefix) and last in _BLOCK_TENSORS:
+            state[f'{prefix}.{_BLOCK_TENSORS[last]}'] = _divide(array)
+        elif last in ('kernel', 'bias'):
+            ending = 'weight' if last == 'kernel' else last
+            activated = prefix.endswith('.fromrgb')
+            state[f'{prefix}.{ending}'] = _divide(array) if activated else array
+        else:
+            state[name] = array
+    return state
+
+
+def _divide(array):
+    return (np.asarray(array, np.float64) / SQRT2).astype(np.float32)

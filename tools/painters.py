@@ -1,0 +1,294 @@
+"""Methods that `tools/evaluate.py` can measure besides checkpoints.
+
+Pictures made earlier, ONNX models (core or pipeline) and TorchScript models of two
+contracts.  Mask polarity: 1 (255, white) = known, 0 = hole, except where a contract
+says otherwise.
+"""
+
+import hashlib
+import os
+
+import numpy as np
+from PIL import Image
+
+from migan_jax import images as image_files
+from migan_jax import inpaint
+from migan_jax import predictions
+
+# Listed in an error message at most.
+_LISTED = 20
+
+
+def listed(names):
+    """The first few names in one line."""
+    names = list(names)
+    more = [f'and {len(names) - _LISTED} more'] if len(names) > _LISTED else []
+    return ', '.join(names[:_LISTED] + more)
+
+
+def file_hash(path):
+    """sha256 of a file, in hex.
+
+    Raises:
+      ValueError: it can not be read.
+    """
+    try:
+        with open(path, 'rb') as f:
+            return hashlib.file_digest(f, 'sha256').hexdigest()
+    except OSError as error:
+        raise ValueError(f'{path}: can not be read: {error.strerror}') from error
+
+
+def files_of(folder, stems, what):
+    """The pictures of a folder that belong to some images.
+
+    Args:
+      folder: searched with the folders in it.
+      stems: of the images.
+      what: 'mask' or 'prediction', for messages.
+
+    Returns:
+      {stem: path}.
+
+    Raises:
+      ValueError: some are missing; both sides are listed.
+    """
+    found = image_files.by_stem(folder)
+    missing = [s for s in stems if s not in found]
+    if missing:
+        unused = sorted(found.keys() - set(stems))
+        raise ValueError(
+            f'{folder}: no {what} for {len(missing)} of {len(stems)} images: '
+            f'{listed(missing)}; without an image: {listed(unused) or "none"}. A {what} '
+            'has the name of its image, extension aside.')
+    return {s: found[s] for s in stems}
+
+
+def check_sizes(files, resolution, what):
+    """Raises ValueError unless all pictures are resolution x resolution.
+
+    Reads headers only.
+    """
+    wrong = []
+    for path in files.values():
+        try:
+            with Image.open(path) as picture:
+                size = picture.size
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ValueError(f'{path}: cannot read it as an image ({error})') from error
+        if size != (resolution, resolution):
+            wrong.append(f'{path} ({size[0]} x {size[1]})')
+    if wrong:
+        raise ValueError(
+            f'{len(wrong)} of {len(files)} {what}s are not {resolution} x {resolution} '
+            f'pixels: {listed(wrong)}. Originals are squashed to the resolution that is '
+            f'evaluated, so {what}s must have it; --resolution names another.')
+
+
+def first_size(folder):
+    """The side of the first picture of a folder.
+
+    Raises:
+      ValueError: it is not square, or no picture is there.
+    """
+    path = next(iter(image_files.by_stem(folder).values()))
+    height, width = image_files.decode(path).shape[:2]
+    if height != width:
+        raise ValueError(
+            f'{path} has {width} x {height} pixels; predictions must be square, made '
+            'from images squashed to R x R, as the published protocol does.')
+    return height
+
+
+def read_masks(files, stems, resolution):
+    """Masks of some images.
+
+    Args:
+      files: {stem: path}, white = known.
+      stems: '' for padding.
+      resolution: R.
+
+    Returns:
+      u8[B, R, R, 1], 1 = known, 0 = hole; all known for padding.
+
+    Raises:
+      ValueError: unreadable, or not black and white.
+    """
+    # The reader and its limits are those of tools/inpaint.py.
+    import inpaint as inpaint_tool
+
+    masks = np.ones((len(stems), resolution, resolution, 1), np.uint8)
+    for i, s in enumerate(stems):
+        if s:
+            masks[i, :, :, 0] = inpaint_tool.read_mask(files[s], invert=False)[0]
+    return masks
+
+
+def from_folder(files):
+    """Painter of pictures made earlier.
+
+    Args:
+      files: {stem: path}, all R x R.
+    """
+    def paint(stems, images, masks):
+        del masks
+        output = np.zeros(images.shape, np.uint8)
+        for i, s in enumerate(stems):
+            if s:
+                output[i] = image_files.decode(files[s])
+        return inpaint.from_uint8(output)
+
+    def identity(stems):
+        return predictions.key_of(*(file_hash(files[s]) for s in stems))
+
+    return predictions.Painter(paint, identity)
+
+
+def from_onnx(path, resolution=0):
+    """Painter of an ONNX model, core or pipeline, told apart by its inputs.
+
+    Core: one float input [N, 4, R, R], `[mask - 0.5, image * mask]`; output
+    [N, 3, R, R] in [-1, 1].  Pipeline: image u8 [1, 3, H, W] and mask u8 [1, 1, H, W],
+    255 = known, in this order unless their channels say otherwise; output u8.
+
+    Args:
+      path: the file.
+      resolution: R where the model leaves it open.
+
+    Returns:
+      `Painter`, R.
+
+    Raises:
+      ValueError: unreadable, another contract, or R is open.
+    """
+    import onnxruntime
+
+    digest = file_hash(path)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            path, options, providers=onnxruntime.get_available_providers())
+    except Exception as error:
+        # onnxruntime raises classes of its own that share no base but Exception.
+        raise ValueError(f'{path}: onnxruntime can not load it: {error}') from error
+    inputs = session.get_inputs()
+    said = ', '.join(f'{i.name} {i.type} {i.shape}' for i in inputs)
+    types = [i.type for i in inputs]
+    channels = [i.shape[1] if len(i.shape) == 4 else None for i in inputs]
+    floats = {'tensor(float)': np.float32, 'tensor(float16)': np.float16}
+    if len(inputs) == 1 and types[0] in floats and channels[0] == 4:
+        kind = floats[types[0]]
+        one = lambda image, mask: _core(
+            lambda x: session.run(None, {inputs[0].name: x.astype(kind)})[0], image, mask)
+    elif types == ['tensor(uint8)'] * 2:
+        order = [0, 1] if channels[0] != 1 else [1, 0]
+        image_name, mask_name = (inputs[i].name for i in order)
+
+        def one(image, mask):
+            (output, *_) = session.run(None, {
+                image_name: image.transpose(2, 0, 1)[None],
+                mask_name: (mask * np.uint8(255)).transpose(2, 0, 1)[None]})
+            return inpaint.from_uint8(_nhwc(output, image.shape, path))
+    else:
+        raise ValueError(
+            f'{path}: inputs are {said}; expected one float [N, 4, R, R] (core) or image '
+            'and mask in uint8 (pipeline). For another contract paint with your own '
+            'script and pass the pictures as --predictions.')
+    fixed = {side for i in inputs for side in i.shape[2:] if isinstance(side, int)}
+    resolution = _agree(path, fixed, resolution)
+    return predictions.Painter(_one_by_one(one), lambda stems: digest), resolution
+
+
+def from_torchscript(path, contract, resolution=0):
+    """Painter of a TorchScript model.
+
+    Contracts: 'iopaint_lama' takes image f32 [1, 3, R, R] in [0, 1] and mask
+    f32 [1, 1, R, R], 1 = *hole*, and gives an image in [0, 1]; 'iopaint_migan' takes
+    f32 [1, 4, 512, 512], `[mask - 0.5, image * mask]` with 1 = known, and gives an
+    image in [-1, 1].
+
+    Args:
+      path: the file.
+      contract: one of the two.
+      resolution: R; 512 by default.
+
+    Returns:
+      `Painter`, R.
+
+    Raises:
+      ValueError: unreadable, unknown contract, or the model can not run at R.
+    """
+    import torch
+
+    if contract not in ('iopaint_lama', 'iopaint_migan'):
+        raise ValueError(f'--contract={contract}: expected iopaint_lama or iopaint_migan, '
+                         'what the TorchScript model takes and gives')
+    digest = file_hash(path)
+    try:
+        model = torch.jit.load(path, map_location='cpu').eval()
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f'{path}: not a TorchScript file: {str(error).splitlines()[0]}') from error
+
+    def call(*arrays):
+        try:
+            with torch.inference_mode():
+                return model(*(torch.from_numpy(x) for x in arrays)).float().numpy()
+        except RuntimeError as error:
+            raise ValueError(
+                f'{path}: the model failed as {contract} at {resolution} x {resolution}: '
+                f'{str(error).strip().splitlines()[-1]}') from error
+
+    def lama(image, mask):
+        unit = image.astype(np.float32).transpose(2, 0, 1)[None] / 255
+        hole = 1 - mask.astype(np.float32).transpose(2, 0, 1)[None]
+        return _nhwc(call(unit, hole), image.shape, path) * 2 - 1
+
+    def migan(image, mask):
+        return _core(call, image, mask)
+
+    resolution = resolution or 512
+    one = lama if contract == 'iopaint_lama' else migan
+    return predictions.Painter(
+        _one_by_one(one), lambda stems: f'{contract} {digest}'), resolution
+
+
+def _core(call, image, mask):
+    """Runs f32 [1, 4, R, R] -> [1, 3, R, R] on u8[R, R, 3] and u8[R, R, 1]."""
+    x = inpaint.model_input(inpaint.from_uint8(image), mask.astype(np.float32))
+    output = call(np.ascontiguousarray(x.transpose(2, 0, 1)[None]))
+    return _nhwc(output, image.shape, 'the model').astype(np.float32)
+
+
+def _nhwc(output, shape, what):
+    """[1, 3, H, W] -> [H, W, 3]."""
+    if output.shape != (1, shape[2], *shape[:2]):
+        raise ValueError(f'{what}: output has shape {list(output.shape)}, expected '
+                         f'{[1, shape[2], *shape[:2]]}')
+    return output[0].transpose(1, 2, 0)
+
+
+def _one_by_one(one):
+    """`Painter.paint` of a function of single pictures; padding is not painted."""
+    def paint(stems, images, masks):
+        output = np.zeros(images.shape, np.float32)
+        for i, s in enumerate(stems):
+            if s:
+                output[i] = one(images[i], masks[i])
+        return output
+
+    return paint
+
+
+def _agree(path, fixed, resolution):
+    """R of a model with some fixed sides and what --resolution says (0: nothing)."""
+    if len(fixed) > 1:
+        raise ValueError(f'{os.fspath(path)}: sides {sorted(fixed)} in its inputs; '
+                         'expected square ones of one size')
+    if fixed and resolution not in (0, *fixed):
+        raise ValueError(f'{os.fspath(path)}: takes {min(fixed)} x {min(fixed)} pixels, '
+                         f'but --resolution is {resolution}')
+    if not fixed and not resolution:
+        raise ValueError(f'{os.fspath(path)}: takes any size: name one with --resolution')
+    return min(fixed) if fixed else resolution

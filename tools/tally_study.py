@@ -1,0 +1,110 @@
+"""Counts the answers to a study made by tools/make_study.py.
+
+    python tools/tally_study.py --key=study.key.json answers-*.json
+
+Prints one row per pair of methods: how often the first was preferred, and the 95 %
+Wilson interval of that share (Wilson, Probable Inference, the Law of Succession, and
+Statistical Inference, 1927).  Answers of one person to several images are counted as
+independent.
+"""
+
+import collections
+import json
+import math
+import sys
+
+from absl import app
+from absl import flags
+
+_Z95 = 1.959963984540054
+
+
+def wilson(wins, count, z=_Z95):
+    """The interval of a share.
+
+    Args:
+      wins, count: integers, 0 <= wins <= count, count >= 1.
+      z: quantile of the normal distribution.
+
+    Returns:
+      (low, high) in [0, 1].
+    """
+    share = wins / count
+    centre = share + z * z / (2 * count)
+    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def read(path):
+    """A JSON file.
+
+    Raises:
+      ValueError: unreadable.
+    """
+    try:
+        with open(path, encoding='utf-8') as f:
+            return json.load(f)
+    except (OSError, ValueError) as error:
+        raise ValueError(f'{path}: cannot read it as JSON ({error})') from error
+
+
+def tally(key, answer_files):
+    """Counts preferences.
+
+    Args:
+      key: content of OUT.key.json.
+      answer_files: {path: content}.
+
+    Returns:
+      {(first, second): (times the first was preferred, answers)}, names in order.
+
+    Raises:
+      ValueError: answers to another study, to unknown pairs, or of another form.
+    """
+    pairs = key['pairs']
+    counts = collections.Counter()
+    wins = collections.Counter()
+    for path, content in answer_files.items():
+        answers = content.get('answers') if isinstance(content, dict) else None
+        if not isinstance(answers, dict):
+            raise ValueError(f'{path}: expected what the page of a study saves: an object '
+                             'with "study" and "answers"')
+        if content.get('study') != key['study']:
+            raise ValueError(f'{path}: answers to study {content.get("study")!r}, but the '
+                             f'key is of {key["study"]!r}')
+        for name, side in answers.items():
+            if name not in pairs or side not in ('left', 'right'):
+                raise ValueError(f'{path}: answer {name!r}: {side!r}; expected a pair of '
+                                 'the key and left or right')
+            first, second = sorted((pairs[name]['left'], pairs[name]['right']))
+            counts[first, second] += 1
+            wins[first, second] += pairs[name][side] == first
+    return {pair: (wins[pair], counts[pair]) for pair in sorted(counts)}
+
+
+def table(result):
+    """Markdown of `tally`'s result."""
+    lines = ['| first | second | first preferred | answers | 95 % interval |',
+             '|---|---|---|---|---|']
+    for (first, second), (wins, count) in result.items():
+        low, high = wilson(wins, count)
+        lines.append(f'| {first} | {second} | {wins / count:.1%} | {count} | '
+                     f'{low:.1%} to {high:.1%} |')
+    return '\n'.join(lines)
+
+
+def main(argv):
+    if len(argv) < 2:
+        sys.exit('error: name the answer files')
+    try:
+        result = tally(read(flags.FLAGS.key), {path: read(path) for path in argv[1:]})
+    except (ValueError, OSError) as error:
+        sys.exit(f'error: {error}')
+    print(table(result))
+
+
+if __name__ == '__main__':
+    # Not at import: the tools share flag names, and tests import several of them.
+    flags.DEFINE_string('key', None, 'OUT.key.json of the study.', required=True)
+    app.run(main)
