@@ -21,7 +21,8 @@ def random_tensors():
         gain = np.sqrt(2 / (inputs * side * side))
         trunk[f'features.{layer}.weight'] = (gain * rng.standard_normal(
             (outputs, inputs, side, side))).astype(np.float32)
-        trunk[f'features.{layer}.bias'] = rng.uniform(-0.1, 0.2, outputs).astype(np.float32)
+        bias = rng.uniform(-0.1, 0.2, outputs)
+        trunk[f'features.{layer}.bias'] = bias.astype(np.float32)
         linear[f'lin{i}.model.1.weight'] = rng.uniform(
             0, 1, (1, outputs, 1, 1)).astype(np.float32)
     return trunk, linear
@@ -46,7 +47,8 @@ def torch_lpips(trunk, linear, a, b):
     total = 0
     for i, (u, v) in enumerate(zip(taps(a), taps(b))):
         u, v = (t / (t.pow(2).sum(1, keepdim=True).sqrt() + 1e-10) for t in (u, v))
-        weighted = F.conv2d((u - v) ** 2, torch.from_numpy(linear[f'lin{i}.model.1.weight']))
+        line = torch.from_numpy(linear[f'lin{i}.model.1.weight'])
+        weighted = F.conv2d((u - v) ** 2, line)
         total = total + weighted.mean((1, 2, 3))
     return total.numpy()
 
@@ -56,7 +58,8 @@ def tensors():
     return random_tensors()
 
 
-@pytest.mark.parametrize('shape', [(2, 64, 64), (1, 256, 256), (1, 512, 512), (1, 31, 75)])
+@pytest.mark.parametrize(
+    'shape', [(2, 64, 64), (1, 256, 256), (1, 512, 512), (1, 31, 75)])
 def test_against_torch(tensors, shape):
     rng = np.random.default_rng(shape[1])
     a = rng.uniform(-1, 1, (*shape, 3)).astype(np.float32)
@@ -86,7 +89,7 @@ def test_files_that_do_not_fit(tensors):
         lpips.from_tensors(trunk, linear, 'a.pth and b.pth')
     for text in ('a.pth and b.pth', 'missing lin2.model.1.weight',
                  'unexpected lin9.model.1.weight',
-                 'features.3.weight has shape [192, 64, 3, 3], expected [192, 64, 5, 5]'):
+                 'weight has shape [192, 64, 3, 3], expected [192, 64, 5, 5]'):
         assert text in str(error.value)
 
 

@@ -58,10 +58,11 @@ def test_evaluation_has_fid_and_lpips_on_any_number_of_devices(
     for devices, batch in ((8, 8), (1, 4))[:2 if protocol is inception.PAPER else 1]:
         monkeypatch.setattr(jax, 'local_device_count', lambda n=devices: n)
         monkeypatch.setattr(jax, 'local_devices', lambda n=devices: jax.devices()[:n])
-        params = jax_utils.replicate({'level': jnp.float32(0.3)}, jax.devices()[:devices])
+        params = jax_utils.replicate(
+            {'level': jnp.float32(0.3)}, jax.devices()[:devices])
         evaluation = evaluate.make_evaluation(
-            Flat(), seed=3, hole_range=(0.1, 0.9), brush_width=(2, 5), networks=networks,
-            protocol=protocol)
+            Flat(), seed=3, hole_range=(0.1, 0.9), brush_width=(2, 5),
+            networks=networks, protocol=protocol)
         seen.clear()
         results[devices] = dict(evaluate.evaluate(
             evaluation, params, {},

@@ -20,7 +20,6 @@ import torch
 from formats import onnx_core
 from formats import onnx_quantize
 from formats import tflite
-from formats import torch_files
 import golden
 from migan_jax import state as state_lib
 

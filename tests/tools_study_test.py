@@ -3,16 +3,11 @@
 import base64
 import io
 import json
-import pathlib
 import re
-import sys
 
 import numpy as np
 from PIL import Image
 import pytest
-
-TOOLS = pathlib.Path(__file__).parent.parent / 'tools'
-sys.path.insert(0, str(TOOLS))   # as for a script that lies there
 
 import make_grid
 import make_study
@@ -28,7 +23,8 @@ def folders(tmp_path):
     for i in range(3):
         mask = np.full((R, R), 255, np.uint8)
         mask[:, :R // 2] = 0   # the left half is hole
-        pictures = {'images': rng.integers(0, 256, (40, 50, 3), np.uint8), 'masks': mask}
+        pictures = {'images': rng.integers(0, 256, (40, 50, 3), np.uint8),
+                    'masks': mask}
         for channel, name in enumerate('ABC'):
             pixels = np.zeros((R, R, 3), np.uint8)
             pixels[..., channel] = 200
@@ -42,7 +38,8 @@ def folders(tmp_path):
 
 def load(folders, **options):
     folder, methods = folders
-    return make_grid.load(str(folder / 'images'), str(folder / 'masks'), methods, **options)
+    images, masks = (str(folder / kind) for kind in ('images', 'masks'))
+    return make_grid.load(images, masks, methods, **options)
 
 
 def test_known_pixels_come_from_the_original(folders):
@@ -149,7 +146,7 @@ def test_tally_counts_methods_not_sides():
 
 
 @pytest.mark.parametrize('wins, count, low, high', [
-    # Published examples of the interval (Newcombe, 1998, without continuity correction).
+    # Published examples (Newcombe, 1998, without continuity correction).
     (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611),
     (1, 29, 0.0061, 0.1718), (20, 20, 0.8389, 1)])
 def test_wilson_interval(wins, count, low, high):

@@ -1,7 +1,7 @@
 """Measures a checkpoint, another method's model, or pictures that a method painted.
 
-    python tools/evaluate.py --checkpoint=runs/quickstart --out=runs/quickstart/evaluation
-    python tools/evaluate.py --predictions=painted --images=photos --masks=masks --out=lama
+    python tools/evaluate.py --checkpoint=runs/mine --out=runs/mine/evaluation
+    python tools/evaluate.py --predictions=lama --images=photos --masks=masks --out=lama
     python tools/evaluate.py --onnx=migan.onnx --images=places --table=2 --out=places
 
 Images are squashed to R x R (bicubic). Masks are one per image name, range of hole
@@ -33,6 +33,7 @@ from absl import flags
 import jax
 import numpy as np
 
+import make_masks
 from migan_jax import data
 from migan_jax import evaluate
 from migan_jax import inpaint
@@ -43,6 +44,8 @@ from migan_jax import state as state_lib
 from migan_jax import train
 from migan_jax.metrics import inception
 from migan_jax.metrics import lpips
+import painters
+import published
 
 # What is printed of single images' figures: title and digits.
 ROWS = {
@@ -132,8 +135,8 @@ def parse_ranges(text):
     except ValueError:
         good = False
     if not good:
-        raise ValueError(f'--hole_ranges={text!r}: expected pairs low,high with 0 <= low '
-                         '< high <= 1 and a semicolon between, such as "0,.2;.2,.4"')
+        raise ValueError(f'--hole_ranges={text!r}: expected pairs low,high with 0 <= '
+                         'low < high <= 1, semicolons between, such as "0,.2;.2,.4"')
     return ranges
 
 
@@ -145,8 +148,8 @@ def parse_brush_width(text):
     """
     parts = tuple(part.strip() for part in text.split(',')) if text else ()
     if parts and not (len(parts) == 2 and all(part.isdigit() for part in parts)):
-        raise ValueError(f'--brush_width={text!r}: expected two whole numbers of pixels, '
-                         'such as 12,48')
+        raise ValueError(f'--brush_width={text!r}: expected two whole numbers of '
+                         'pixels, such as 12,48')
     return tuple(int(part) for part in parts)
 
 
@@ -178,15 +181,12 @@ def open_method(checkpoint, options, seed):
             + (', '.join(f'--{kind}={path}' for kind, path in named.items()) or 'none'))
     ((kind, path),) = named.items()
     if options.contract and kind != 'torchscript':
-        raise ValueError('--contract says what a --torchscript model takes and gives; it '
-                         f'means nothing for --{kind}.')
+        raise ValueError('--contract says what a --torchscript model takes and gives; '
+                         f'it means nothing for --{kind}.')
     name = options.name or os.path.basename(os.path.normpath(path))
     what = {'kind': kind, 'path': path, 'name': name}
     if kind == 'checkpoint':
         return open_checkpoint(path, what, name, options.resolution, seed)
-
-    # Imported here: PyTorch and onnxruntime are not part of every installation.
-    import painters
 
     if kind == 'predictions':
         several = len(options.hole_ranges) > 1
@@ -267,11 +267,10 @@ def ranges_of(options, config):
     Raises:
       ValueError: ranges that do not go with the table.
     """
-    # Imported here, as everything in tools/ is: only a script finds it.
     if options.table == 2:
-        import published
         if options.hole_ranges and options.hole_ranges != published.HOLE_RANGES:
-            raise ValueError('--table=2 has hole ranges of its own; drop --hole_ranges.')
+            raise ValueError(
+                '--table=2 has hole ranges of its own; drop --hole_ranges.')
         bounds = published.HOLE_RANGES
     elif options.table == 3 and len(options.hole_ranges) > 1:
         raise ValueError('--table=3 has one column per metric: name one range at most '
@@ -304,20 +303,17 @@ def masks_for(options, hole_range, several, stems, method, seed):
     """Function stems -> u8[B, R, R, 1], read or generated, stored if wanted."""
     place = hole_range.label if several else ''
     if options.masks:
-        import painters
-
         files = painters.files_of(os.path.join(options.masks, place), stems, 'mask')
         painters.check_sizes(files, method.resolution, 'mask')
         make = functools.partial(
             painters.read_masks, files, resolution=method.resolution)
     else:
+        config = method.config
         brush_width = options.brush_width or (
-            (12, 48) if method.config is None else tuple(method.config.mask.brush_width))
+            (12, 48) if config is None else tuple(config.mask.brush_width))
         make = mask_maker(method.resolution, hole_range.bounds, brush_width, seed)
     if not options.save_masks:
         return make
-    import make_masks
-
     folder = os.path.join(options.save_masks, place)
 
     def make_and_store(stems):
@@ -372,8 +368,8 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
       ValueError: see the modules that open what is named; no images, or none readable.
     """
     if options.table == 2:
-        import published
-        options = options._replace(hole_ranges=options.hole_ranges or published.HOLE_RANGES)
+        options = options._replace(
+            hole_ranges=options.hole_ranges or published.HOLE_RANGES)
     method = open_method(checkpoint, options, seed)
     config, resolution = method.config, method.resolution
     seed = seed_of(config, seed)
@@ -510,8 +506,6 @@ def markdown(report, ranges, outcomes, metrics, options, method):
         str(len(o['results'].names)) for o in outcomes) + ' |')
     blocks = ['\n'.join(lines)]
     if options.table:
-        import published
-
         if options.table == 2:
             ours = [o['set'].get('fid') for o in outcomes]
         else:
@@ -525,9 +519,9 @@ def markdown(report, ranges, outcomes, metrics, options, method):
     masks = options.masks or (
         f'generated, seed {report["seeds"]["masks"]}, one per image name and range')
     notes = [
-        'In brackets: 95 % confidence intervals of means over images, bootstrap of 1000 '
-        'resamples, seed 0.',
-        f'Protocol {report["protocol"]}, {report["resolution"]} x {report["resolution"]} '
+        'In brackets: 95 % confidence intervals of means over images, bootstrap of '
+        '1000 resamples, seed 0.',
+        f'Protocol {report["protocol"]}, {method.resolution} x {method.resolution} '
         f'pixels; masks: {masks}.',
         f'Weight files: {files}.']
     infinite = sum(int(np.isinf(o['results'].figures['psnr']).sum()) for o in outcomes)
@@ -549,7 +543,7 @@ def cell(figure, digits):
 
 
 def sample_grid(batch, masks_of, painter, method):
-    """Picture u8[rows * R, 5 R, 3] of the first samples; warns where masks look wrong."""
+    """Picture u8[rows * R, 5 R, 3] of the first samples; warns where masks look odd."""
     rows = method.config.eval.grid_rows if method.config is not None else _GRID_ROWS
     stems = [predictions.stem(name) for name in batch['name']]
     masks = masks_of(stems)
@@ -561,9 +555,9 @@ def sample_grid(batch, masks_of, painter, method):
         known = np.sum(error * mask_there) / max(mask_there.sum(), 1)
         hole = np.sum(error * (1 - mask_there)) / max((1 - mask_there).sum(), 1)
         if known > hole:
-            say('warning: the predictions differ from the originals more where the masks '
-                'say known than in the holes: masks of other predictions, or inverted '
-                '(white = known)?')
+            say('warning: the predictions differ from the originals more where the '
+                'masks say known than in the holes: masks of other predictions, or '
+                'inverted (white = known)?')
     pictures = (image * mask, np.broadcast_to(mask * 2 - 1, image.shape), output,
                 inpaint.composite(output, image, mask), image)
     pictures = np.concatenate([inpaint.to_uint8(p) for p in pictures], 2)
@@ -597,16 +591,17 @@ def main(argv):
 
 
 def define_flags():
-    flags.DEFINE_string('checkpoint', '', 'Workdir of a training, or from_torch output.')
+    flags.DEFINE_string('checkpoint', '', 'Workdir of a training or from_torch output.')
     flags.DEFINE_string('predictions', '', 'Folder of painted pictures, R x R.')
     flags.DEFINE_string('onnx', '', 'ONNX model, core or pipeline.')
     flags.DEFINE_string('torchscript', '', 'TorchScript model, see --contract.')
     flags.DEFINE_enum('contract', '', ['', 'iopaint_lama', 'iopaint_migan'],
                       'What the --torchscript model takes and gives.')
-    flags.DEFINE_string('images', '', 'Folder; default: the config\'s evaluation images.')
-    flags.DEFINE_string('masks', '', 'Folder of masks, white = known; default: generated.')
+    flags.DEFINE_string('images', '', 'Folder; default: what the config evaluates.')
+    flags.DEFINE_string('masks', '', 'Folder, white = known; default: generated.')
     flags.DEFINE_string('save_masks', '', 'Folder to store the masks in.')
-    flags.DEFINE_string('hole_ranges', '', 'Such as "0,.2;.2,.4"; default: the config\'s.')
+    flags.DEFINE_string('hole_ranges', '',
+                        'Such as "0,.2;.2,.4"; default: the config\'s.')
     flags.DEFINE_string('brush_width', '', 'Narrowest and widest stroke, px; default: '
                         'the config\'s, else 12,48.')
     flags.DEFINE_integer('resolution', 0, 'R, where the method leaves it open.')

@@ -240,8 +240,8 @@ def check_constants(path, tensors, constants):
     if wrong:
         first = tensors[wrong[0]]
         raise ImportFailed(
-            f'{path}: {len(wrong)} constants differ from the FIR filter outer([1, 3, 3, '
-            '1]) / 64 and the mask that puts a zero after every pixel: '
+            f'{path}: {len(wrong)} constants differ from the FIR filter '
+            'outer([1, 3, 3, 1]) / 64 and the mask that puts a zero after every pixel: '
             f'{torch_files.listed(wrong)}. The first has shape {list(first.shape)} and '
             f'begins with {first.ravel()[:4].tolist()}. The model was trained with '
             'another filter and would paint something else here.')

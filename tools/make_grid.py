@@ -22,6 +22,7 @@ from PIL import ImageFont
 from migan_jax import images as image_files
 from migan_jax import inpaint
 from migan_jax import state as state_lib
+import painters
 
 # Spaces of a sheet, in shares of a picture's side.
 _GAP, _HEAD = 1 / 32, 1 / 8
@@ -39,8 +40,8 @@ def parse_methods(text):
     for item in (part.strip() for part in text.split(';')):
         name, equals, folder = item.partition('=')
         if not (name.strip() and equals and folder.strip()) or name.strip() in methods:
-            raise ValueError(f'--methods={text!r}: expected NAME=FOLDER with a semicolon '
-                             'between and every name once, such as "A=one;B=two"')
+            raise ValueError(f'--methods={text!r}: expected NAME=FOLDER with a '
+                             'semicolon between, every name once, such as "A=one;B=two"')
         methods[name.strip()] = folder.strip()
     return methods
 
@@ -62,9 +63,6 @@ def load(images, masks, methods, stems=(), rows=None):
     Raises:
       ValueError: something is missing, of another size, or unreadable.
     """
-    # A script finds its neighbours; a test has to say where they are.
-    import painters
-
     known = image_files.by_stem(images)
     if unknown := [s for s in stems if s not in known]:
         raise ValueError(f'{images}: no image {painters.listed(unknown)}')
@@ -157,7 +155,7 @@ def define_flags():
     flags.DEFINE_string('masks', None, 'Folder of masks, white = known.', required=True)
     flags.DEFINE_string('methods', None, '"NAME=FOLDER;NAME=FOLDER".', required=True)
     flags.DEFINE_string('out', None, 'The sheet, .png or .pdf.', required=True)
-    flags.DEFINE_list('stems', [], 'Which images, without extension; default: the first.')
+    flags.DEFINE_list('stems', [], 'Which images, no extension; default: the first.')
     flags.DEFINE_integer('rows', 8, 'At most so many images.', lower_bound=1)
     flags.DEFINE_integer('cell', None, 'Side of a picture on the sheet; default: R.')
 

@@ -23,6 +23,7 @@ from absl import flags
 import numpy as np
 from PIL import Image
 
+import make_grid
 from migan_jax import state as state_lib
 
 _PAGE = '''<!DOCTYPE html>
@@ -43,9 +44,9 @@ p button { border: 1px solid #888; padding: .4em 1em; margin: .2em; }
 that looks more real. Left and right arrow keys work too.</p>
 <p id="count"></p>
 <div>
-<figure><button id="left" aria-label="left"><img id="a" alt="left result"></button></figure>
+<figure><button id="left"><img id="a" alt="left result"></button></figure>
 <figure><img id="input" alt="picture with holes"></figure>
-<figure><button id="right" aria-label="right"><img id="b" alt="right result"></button></figure>
+<figure><button id="right"><img id="b" alt="right result"></button></figure>
 </div>
 <p><button id="back">back</button> <button id="skip">skip</button>
 <button id="save">save answers</button></p>
@@ -124,7 +125,8 @@ def make(rows, seed):
             buffer.getvalue()).decode()
         return name
 
-    todo = [(stem, *pair) for stem in rows for pair in itertools.combinations(methods, 2)]
+    todo = [(stem, *pair) for stem in rows
+            for pair in itertools.combinations(methods, 2)]
     masked = {}
     for i, k in enumerate(rng.permutation(len(todo))):
         stem, *pair = todo[k]
@@ -145,12 +147,10 @@ def make(rows, seed):
 def main(argv):
     if len(argv) > 1:
         sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
-    import make_grid
-
     args = flags.FLAGS
     try:
-        rows = make_grid.load(args.images, args.masks,
-                              make_grid.parse_methods(args.methods), args.stems, args.rows)
+        methods = make_grid.parse_methods(args.methods)
+        rows = make_grid.load(args.images, args.masks, methods, args.stems, args.rows)
         page, key = make(rows, args.seed)
         os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
         state_lib.write_atomically(f'{args.out}.html', page.encode())
@@ -166,7 +166,7 @@ def define_flags():
     flags.DEFINE_string('masks', None, 'Folder of masks, white = known.', required=True)
     flags.DEFINE_string('methods', None, '"NAME=FOLDER;NAME=FOLDER".', required=True)
     flags.DEFINE_string('out', None, 'Path of the two files, no suffix.', required=True)
-    flags.DEFINE_list('stems', [], 'Which images, without extension; default: the first.')
+    flags.DEFINE_list('stems', [], 'Which images, no extension; default: the first.')
     flags.DEFINE_integer('rows', 40, 'At most so many images.', lower_bound=1)
     flags.DEFINE_integer('seed', 0, 'Of order and sides.')
 

@@ -11,6 +11,7 @@ import os
 import numpy as np
 from PIL import Image
 
+import inpaint as inpaint_tool
 from migan_jax import images as image_files
 from migan_jax import inpaint
 from migan_jax import predictions
@@ -59,8 +60,8 @@ def files_of(folder, stems, what):
         unused = sorted(found.keys() - set(stems))
         raise ValueError(
             f'{folder}: no {what} for {len(missing)} of {len(stems)} images: '
-            f'{listed(missing)}; without an image: {listed(unused) or "none"}. A {what} '
-            'has the name of its image, extension aside.')
+            f'{listed(missing)}; without an image: {listed(unused) or "none"}. A '
+            f'{what} has the name of its image, extension aside.')
     return {s: found[s] for s in stems}
 
 
@@ -81,8 +82,8 @@ def check_sizes(files, resolution, what):
     if wrong:
         raise ValueError(
             f'{len(wrong)} of {len(files)} {what}s are not {resolution} x {resolution} '
-            f'pixels: {listed(wrong)}. Originals are squashed to the resolution that is '
-            f'evaluated, so {what}s must have it; --resolution names another.')
+            f'pixels: {listed(wrong)}. Originals are squashed to the resolution that '
+            f'is evaluated, so {what}s must have it; --resolution names another.')
 
 
 def first_size(folder):
@@ -114,9 +115,6 @@ def read_masks(files, stems, resolution):
     Raises:
       ValueError: unreadable, or not black and white.
     """
-    # The reader and its limits are those of tools/inpaint.py.
-    import inpaint as inpaint_tool
-
     masks = np.ones((len(stems), resolution, resolution, 1), np.uint8)
     for i, s in enumerate(stems):
         if s:
@@ -180,7 +178,8 @@ def from_onnx(path, resolution=0):
     if len(inputs) == 1 and types[0] in floats and channels[0] == 4:
         kind = floats[types[0]]
         one = lambda image, mask: _core(
-            lambda x: session.run(None, {inputs[0].name: x.astype(kind)})[0], image, mask)
+            lambda x: session.run(None, {inputs[0].name: x.astype(kind)})[0],
+            image, mask)
     elif types == ['tensor(uint8)'] * 2:
         order = [0, 1] if channels[0] != 1 else [1, 0]
         image_name, mask_name = (inputs[i].name for i in order)
@@ -192,9 +191,9 @@ def from_onnx(path, resolution=0):
             return inpaint.from_uint8(_nhwc(output, image.shape, path))
     else:
         raise ValueError(
-            f'{path}: inputs are {said}; expected one float [N, 4, R, R] (core) or image '
-            'and mask in uint8 (pipeline). For another contract paint with your own '
-            'script and pass the pictures as --predictions.')
+            f'{path}: inputs are {said}; expected one float [N, 4, R, R] (core) or '
+            'image and mask in uint8 (pipeline). For another contract paint with your '
+            'own script and pass the pictures as --predictions.')
     fixed = {side for i in inputs for side in i.shape[2:] if isinstance(side, int)}
     resolution = _agree(path, fixed, resolution)
     return predictions.Painter(_one_by_one(one), lambda stems: digest), resolution
@@ -222,8 +221,8 @@ def from_torchscript(path, contract, resolution=0):
     import torch
 
     if contract not in ('iopaint_lama', 'iopaint_migan'):
-        raise ValueError(f'--contract={contract}: expected iopaint_lama or iopaint_migan, '
-                         'what the TorchScript model takes and gives')
+        raise ValueError(f'--contract={contract}: expected iopaint_lama or '
+                         'iopaint_migan, what the TorchScript model takes and gives')
     digest = file_hash(path)
     try:
         model = torch.jit.load(path, map_location='cpu').eval()
@@ -237,8 +236,8 @@ def from_torchscript(path, contract, resolution=0):
                 return model(*(torch.from_numpy(x) for x in arrays)).float().numpy()
         except RuntimeError as error:
             raise ValueError(
-                f'{path}: the model failed as {contract} at {resolution} x {resolution}: '
-                f'{str(error).strip().splitlines()[-1]}') from error
+                f'{path}: the model failed as {contract} at {resolution} x {resolution}'
+                f': {str(error).strip().splitlines()[-1]}') from error
 
     def lama(image, mask):
         unit = image.astype(np.float32).transpose(2, 0, 1)[None] / 255
@@ -287,8 +286,9 @@ def _agree(path, fixed, resolution):
         raise ValueError(f'{os.fspath(path)}: sides {sorted(fixed)} in its inputs; '
                          'expected square ones of one size')
     if fixed and resolution not in (0, *fixed):
-        raise ValueError(f'{os.fspath(path)}: takes {min(fixed)} x {min(fixed)} pixels, '
-                         f'but --resolution is {resolution}')
+        raise ValueError(f'{os.fspath(path)}: takes {min(fixed)} x {min(fixed)} '
+                         f'pixels, but --resolution is {resolution}')
     if not fixed and not resolution:
-        raise ValueError(f'{os.fspath(path)}: takes any size: name one with --resolution')
+        raise ValueError(
+            f'{os.fspath(path)}: takes any size: name one with --resolution')
     return min(fixed) if fixed else resolution

@@ -68,15 +68,15 @@ def tally(key, answer_files):
     for path, content in answer_files.items():
         answers = content.get('answers') if isinstance(content, dict) else None
         if not isinstance(answers, dict):
-            raise ValueError(f'{path}: expected what the page of a study saves: an object '
-                             'with "study" and "answers"')
+            raise ValueError(f'{path}: expected what the page of a study saves: an '
+                             'object with "study" and "answers"')
         if content.get('study') != key['study']:
-            raise ValueError(f'{path}: answers to study {content.get("study")!r}, but the '
-                             f'key is of {key["study"]!r}')
+            raise ValueError(f'{path}: answers to study {content.get("study")!r}, but '
+                             f'the key is of {key["study"]!r}')
         for name, side in answers.items():
             if name not in pairs or side not in ('left', 'right'):
-                raise ValueError(f'{path}: answer {name!r}: {side!r}; expected a pair of '
-                                 'the key and left or right')
+                raise ValueError(f'{path}: answer {name!r}: {side!r}; expected a pair '
+                                 'of the key and left or right')
             first, second = sorted((pairs[name]['left'], pairs[name]['right']))
             counts[first, second] += 1
             wins[first, second] += pairs[name][side] == first

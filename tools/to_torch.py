@@ -236,7 +236,8 @@ def run_pt(path, config):
     if actual != expected:
         raise ExportFailed(
             f'{path}: only in the file {sorted(actual.items() - expected.items())}, '
-            f'only in the published layout {sorted(expected.items() - actual.items())}.')
+            'only in the published layout '
+            f'{sorted(expected.items() - actual.items())}.')
     return run_torch(torch_module.Generator(state, config.model.resolution))
 
 

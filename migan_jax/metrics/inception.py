@@ -85,7 +85,8 @@ def _block_a(block, other, pooled):
         Branch(_layers(block, other, 'branch5x5', 'tower', (48, (1, 1)), (64, (5, 5)))),
         Branch(_layers(block, other, 'branch3x3dbl', 'tower_1',
                        (64, (1, 1)), (96, (3, 3)), (96, (3, 3)))),
-        Branch(_layers(block, other, 'branch_pool', 'tower_2', (pooled, (1, 1))), 'avg'),
+        Branch(_layers(block, other, 'branch_pool', 'tower_2', (pooled, (1, 1))),
+               'avg'),
     )
 
 
@@ -124,9 +125,11 @@ def _block_e(block, other, pool):
         return tuple(
             Layer(f'{block}.{branch}_{number}{letter}', f'{other}.{tower}.mixed.{conv}',
                   384, kernel)
-            for letter, conv, kernel in (('a', 'conv', (1, 3)), ('b', 'conv_1', (3, 1))))
+            for letter, conv, kernel in (
+                ('a', 'conv', (1, 3)), ('b', 'conv_1', (3, 1))))
 
-    double = _layers(block, other, 'branch3x3dbl', 'tower_1', (448, (1, 1)), (384, (3, 3)))
+    double = _layers(
+        block, other, 'branch3x3dbl', 'tower_1', (448, (1, 1)), (384, (3, 3)))
     return (
         Branch(_layers(block, other, 'branch1x1', '', (320, (1, 1)))),
         Branch((Layer(f'{block}.branch3x3_1', f'{other}.tower.conv', 384, (1, 1)),),
@@ -267,7 +270,8 @@ _ROLES = {
     'weight': 'weight', 'conv.weight': 'weight',
     'bn.weight': 'scale', 'gamma': 'scale', 'bn.gamma': 'scale',
     'bn.bias': 'shift', 'bias': 'shift', 'beta': 'shift', 'bn.beta': 'shift',
-    'bn.running_mean': 'mean', 'running_mean': 'mean', 'mean': 'mean', 'bn.mean': 'mean',
+    'bn.running_mean': 'mean', 'running_mean': 'mean', 'mean': 'mean',
+    'bn.mean': 'mean',
     'bn.running_var': 'variance', 'running_var': 'variance', 'var': 'variance',
     'bn.var': 'variance',
 }
@@ -340,7 +344,8 @@ def _group(tensors):
     flat = lambda name: name.replace('.', '_')
     layers = {}
     for layer in LAYERS:
-        layers[flat(layer.name)] = layers[flat(f'layers.{layer.other_name}')] = layer.name
+        for name in (layer.name, f'layers.{layer.other_name}'):
+            layers[flat(name)] = layer.name
     roles = {flat(suffix): role for suffix, role in _ROLES.items()}
     grouped, unexpected = {}, []
     for name, array in tensors.items():

@@ -70,8 +70,8 @@ def lpips(params, a, b):
         raise ValueError(
             f'images: expected float32 in [-1, 1], got {a.dtype} and {b.dtype}')
     if min(a.shape[1:3]) < MIN_SIDE:
-        raise ValueError(f'images: LPIPS needs sides of at least {MIN_SIDE} pixels, got '
-                         f'{a.shape[1]} x {a.shape[2]}')
+        raise ValueError(f'images: LPIPS needs sides of at least {MIN_SIDE} pixels, '
+                         f'got {a.shape[1]} x {a.shape[2]}')
     return Lpips().apply({'params': params}, a, b)
 
 
@@ -95,8 +95,8 @@ def from_tensors(trunk, linear, where='the weights'):
         if name not in tensors:
             problems.append(f'missing {name}')
         elif np.shape(tensors[name]) != shape:
-            problems.append(f'{name} has shape {list(np.shape(tensors[name]))}, expected '
-                            f'{list(shape)}')
+            problems.append(f'{name} has shape {list(np.shape(tensors[name]))}, '
+                            f'expected {list(shape)}')
         else:
             return np.asarray(tensors[name], np.float32)
         return np.zeros(shape, np.float32)

@@ -145,7 +145,8 @@ class _PipelineBuilder:
                          for place, axis in zip(geometry, (ROWS, COLUMNS)))
         # Rows first: picking columns costs a copy per pixel.
         upper, lower = (
-            self.cast(self.op('Gather', image, index, axis=ROWS), onnx.TensorProto.FLOAT)
+            self.cast(self.op('Gather', image, index, axis=ROWS),
+                      onnx.TensorProto.FLOAT)
             for index in rows[:2])
         picture = self.mix(upper, lower, rows[2])
         left, right = (

@@ -207,7 +207,8 @@ def _unwrap(path, content):
         elif nested:
             raise TorchFileError(
                 f'{path} holds several state dicts: '
-                f'{listed(sorted(map(str, nested)))}; save that of the generator alone.')
+                f'{listed(sorted(map(str, nested)))}; save the one of the generator '
+                'alone.')
     if not _is_tensors(content):
         if isinstance(content, dict):
             others = [f'{key!r}: {_describe(value)}' for key, value in content.items()
