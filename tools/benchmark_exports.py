@@ -8,7 +8,8 @@ so that whatever else the machine does hits all alike:
 * plain: the published architecture as its export writes it (zero insertion as nearest
   resize times a mask, 4x4 filters, gains, noise strengths and clamps as operators of
   their own), the standard to compare with;
-* core: the graph of tools/to_torch.py --formats=onnx, and its float16 file;
+* core: the graph of tools/to_torch.py --formats=onnx, its float16 file, and the same
+  graph with --drop_clamps;
 * pipeline: u8 in, u8 out, on square pictures of the model's resolution, 1080p and
   12 megapixels with a hole of a fifth of each side.
 
@@ -194,6 +195,8 @@ def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
     plain, plain_mb = session(_PlainBuilder(resolution).model(variables), threads)
     core, core_mb = session(core_model, threads)
     half, half_mb = session(onnx_quantize.to_half(core_model), threads)
+    unclamped, _ = session(
+        onnx_core.build_core(config, variables, drop_clamps=True), threads)
     pipeline, pipeline_mb = session(
         onnx_pipeline.build_pipeline(config, variables), threads)
     # What the model sees: [mask - 0.5, image * mask] of a hole in the middle.
@@ -204,7 +207,8 @@ def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
     x = {'input': x}
     sizes = {f'{resolution}x{resolution}': (resolution, resolution),
              **(PICTURES if pictures is None else pictures)}
-    jobs = {'plain': (plain, x), 'core': (core, x), 'half': (half, x)}
+    jobs = {'plain': (plain, x), 'core': (core, x), 'half': (half, x),
+            'unclamped': (unclamped, x)}
     for name, size in sizes.items():
         jobs[f'pipeline_{name}'] = pipeline, picture_feed(*size)
     seconds = time_in_turns(jobs, repeats, clock)
@@ -212,6 +216,7 @@ def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
         'resolution': resolution, 'threads': threads,
         **{f'{name}_s': value for name, value in seconds.items()},
         'plain_over_core': seconds['plain'] / seconds['core'],
+        'plain_over_unclamped': seconds['plain'] / seconds['unclamped'],
         'difference_plain_core': largest_difference((plain, core), x),
         'plain_mb': plain_mb, 'core_mb': core_mb, 'half_mb': half_mb,
         'pipeline_mb': pipeline_mb,

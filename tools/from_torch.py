@@ -27,7 +27,6 @@ from typing import NamedTuple
 from absl import app
 from absl import flags
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from formats import torch_files
@@ -102,8 +101,7 @@ def convert(path, kind, resolution=None):
 
     config = runpy.run_path(str(DEFAULT_CONFIG))['get_config']()
     config.model.update(layout.model)
-    generator = state_lib.build_generator(config, fused=True)
-    shapes = torch_map.torch_shapes(abstract_variables(generator), layout.table)
+    shapes = torch_map.torch_shapes(state_lib.abstract_deployed(config), layout.table)
     known = {e.torch for e in layout.table} | set(layout.constants)
     stray = [name for name in tensors
              if torch_map.is_constant(name) and name not in known]
@@ -212,15 +210,6 @@ def comodgan_layout(resolution, tensors):
     constants = {name: taps for name in tensors if name.endswith('.resample_filter')}
     table = torch_map.comodgan_table(resolution, mapping_layers=layers)
     return Layout(model, table, constants)
-
-
-def abstract_variables(generator):
-    """Shapes and dtypes of a generator's variables."""
-    def init(key):
-        x = jnp.zeros((1, generator.resolution, generator.resolution, 4))
-        z = generator.latents(jax.random.split(key, 1))
-        return generator.init(key, x, 'none', z)
-    return jax.eval_shape(init, jax.random.key(0))
 
 
 def check_constants(path, tensors, constants):
