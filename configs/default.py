@@ -85,8 +85,11 @@ def get_config():
     evaluation.limit = 0             # images; 0: all
     evaluation.seed = 1              # of the masks, one per image name
     evaluation.grid_rows = 8
-    evaluation.best_metric = 'hole_psnr'
-    evaluation.best_mode = 'max'
+    # File of tools/prepare_metrics.py, for FID (over more than 2048 images) and LPIPS;
+    # '': both are left out.
+    evaluation.networks = ''
+    evaluation.best_metric = 'hole_psnr'     # or psnr, ssim, hole_l1, lpips, fid
+    evaluation.best_mode = 'max'             # 'min' for hole_l1, lpips and fid
 
     config.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_kimg = 100.0

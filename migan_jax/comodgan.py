@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from migan_jax.layers import at_least_float32
 from migan_jax.layers import channels
-from migan_jax.layers import check_resolution
+from migan_jax.layers import check_input
 from migan_jax.layers import conv1x1
 from migan_jax.layers import conv3x3_resampled
 from migan_jax.layers import Dense
@@ -286,7 +286,6 @@ class Generator(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        check_resolution(self.resolution)
         shared = (self.resolution, self.ch_base, self.ch_max)
         self.mapping = Mapping(self.w_dim, self.mapping_layers)
         self.encoder = Encoder(*shared, self.global_dim, self.dropout, self.dtype)
@@ -341,10 +340,7 @@ class Generator(nn.Module):
         Raises:
           ValueError: no power of two, or x or z has another shape.
         """
-        expected = (self.resolution, self.resolution, 4)
-        if x.ndim != 4 or x.shape[1:] != expected:
-            raise ValueError(f'Co-Mod-GAN input has shape {x.shape}; expected [B, '
-                             f'{expected[0]}, {expected[1]}, 4] for this model.')
+        check_input(x, self.resolution, 'generator')
         if z is None or z.shape != (len(x), self.z_dim):
             raise ValueError(
                 f'z has shape {None if z is None else z.shape}; expected '
@@ -398,11 +394,7 @@ class Discriminator(nn.Module):
         Raises:
           ValueError: resolution is no power of two, or x is not [B, R, R, 4].
         """
-        check_resolution(self.resolution)
-        expected = (self.resolution, self.resolution, 4)
-        if x.ndim != 4 or x.shape[1:] != expected:
-            raise ValueError(f'discriminator input has shape {x.shape}; expected [B, '
-                             f'{expected[0]}, {expected[1]}, 4] for this model.')
+        check_input(x, self.resolution, 'discriminator')
         ch = lambda r: channels(r, self.ch_base, self.ch_max)
         for r in resolutions(self.resolution):
             x = ResidualBlock(ch(r), ch(r // 2), r == self.resolution, self.dtype,

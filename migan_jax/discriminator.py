@@ -4,7 +4,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from migan_jax.layers import channels
-from migan_jax.layers import check_resolution
+from migan_jax.layers import check_input
 from migan_jax.layers import ConvBlock
 from migan_jax.layers import ConvSpec
 from migan_jax.layers import Dense
@@ -61,11 +61,7 @@ class Discriminator(nn.Module):
         Raises:
           ValueError: resolution is no power of two, or x is not [B, R, R, 4].
         """
-        check_resolution(self.resolution)
-        expected = (self.resolution, self.resolution, 4)
-        if x.ndim != 4 or x.shape[1:] != expected:
-            raise ValueError(f'discriminator input has shape {x.shape}; expected [B, '
-                             f'{expected[0]}, {expected[1]}, 4] for this model.')
+        check_input(x, self.resolution, 'discriminator')
         ch = lambda r: channels(r, self.ch_base, self.ch_max)
         for r in resolutions(self.resolution):
             x = ResidualBlock(ch(r), ch(r // 2), self.spec,

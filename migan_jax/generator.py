@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from migan_jax.layers import at_least_float32
 from migan_jax.layers import channels
-from migan_jax.layers import check_resolution
+from migan_jax.layers import check_input
 from migan_jax.layers import ConvBlock
 from migan_jax.layers import ConvSpec
 from migan_jax.layers import PointwiseConv
@@ -129,13 +129,9 @@ class Generator(nn.Module):
           ValueError: resolution is no power of two, x is not [B, R, R, 4], or z is
             not None.
         """
-        check_resolution(self.resolution)
+        check_input(x, self.resolution, 'generator')
         if z is not None:
             raise ValueError(f'MI-GAN has no latent; got z of shape {z.shape}.')
-        expected = (self.resolution, self.resolution, 4)
-        if x.ndim != 4 or x.shape[1:] != expected:
-            raise ValueError(f'generator input has shape {x.shape}; expected [B, '
-                             f'{expected[0]}, {expected[1]}, 4] for this model.')
         shared = (self.resolution, self.ch_base, self.ch_max, self.spec)
         x, skips = Encoder(*shared, name='encoder')(x)
         return Decoder(*shared, self.noise_at_4x4, name='decoder')(x, skips, noise_mode)

@@ -68,6 +68,21 @@ def check_resolution(resolution):
             '64, 128, 256, 512, ...): set config.model.resolution to one of these.')
 
 
+def check_input(x, resolution, network):
+    """Raises ValueError unless x is [B, R, R, 4] and R a power of two from 16.
+
+    Args:
+      x: the input of a network.
+      resolution: R.
+      network: its name, for the message.
+    """
+    check_resolution(resolution)
+    expected = (resolution, resolution, 4)
+    if x.ndim != 4 or x.shape[1:] != expected:
+        raise ValueError(f'{network} input has shape {x.shape}; expected [B, '
+                         f'{expected[0]}, {expected[1]}, 4] for this model.')
+
+
 def at_least_float32(dtype):
     """float32 for bfloat16 and float16, `dtype` itself for float32 and float64."""
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)

@@ -4,14 +4,20 @@ What training's evaluation and `tools/evaluate.py` share. The functions of one b
 run inside jit and pmap; statistics over images are taken on the host.
 """
 
+import io
+import json
 import os
 from typing import Any, NamedTuple
+import zipfile
 
+from flax import traverse_util
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
+import numpy as np
 
 from migan_jax import inpaint
+from migan_jax import state as state_lib
 from migan_jax.metrics import fid
 from migan_jax.metrics import inception
 from migan_jax.metrics import lpips
@@ -20,6 +26,10 @@ from migan_jax.metrics import weights
 # What a network is needed for.
 INCEPTION_METRICS = ('fid', 'p_ids', 'u_ids')
 LPIPS_METRICS = ('lpips',)
+
+# Of a file of networks: what it says about itself is the array of this name.
+_ABOUT = 'about'
+_FORMAT = 'migan_jax metric networks, version 1'
 
 
 class Networks(NamedTuple):
@@ -95,6 +105,80 @@ def load_networks(protocol, read_tensors, folder='', wanted=None):
             sentence = f'{names} left out: {error}'
             missing.update(dict.fromkeys(needed, sentence))
     return Loaded(Networks(*params), files, missing)
+
+
+def abstract_networks():
+    """Shapes and dtypes of `Networks` with nothing missing; nothing is computed."""
+    key = jax.random.key(0)
+    picture = lambda side: jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    inputs = {'inception': (inception.Inception(), picture(inception.SIDE)),
+              'lpips': (lpips.Lpips(), *[picture(lpips.MIN_SIDE)] * 2)}
+    return Networks(**{
+        name: jax.eval_shape(module.init, key, *pictures)['params']
+        for name, (module, *pictures) in inputs.items()})
+
+
+def write_networks(path, protocol, loaded):
+    """Writes networks as plain arrays, to be read where there is no PyTorch.
+
+    An .npz file: the parameters under names such as 'inception/Conv2d_1a_3x3/kernel'
+    and, as 'about', JSON with the protocol, the source files and what is missing.
+
+    Args:
+      path: of the file, written atomically.
+      protocol: of `inception.PROTOCOLS`, which the networks were loaded for.
+      loaded: `Loaded`.
+    """
+    arrays = traverse_util.flatten_dict(
+        {name: params for name, params in loaded.networks._asdict().items()
+         if params is not None}, sep='/')
+    about = {'format': _FORMAT, 'protocol': protocol.name, 'files': loaded.files,
+             'missing': loaded.missing}
+    buffer = io.BytesIO()
+    np.savez(buffer, **{_ABOUT: json.dumps(about)}, **arrays)
+    state_lib.write_atomically(path, buffer.getvalue())
+
+
+def read_networks(path):
+    """What `write_networks` wrote.
+
+    Returns:
+      protocol of `inception.PROTOCOLS`, `Loaded`.
+
+    Raises:
+      ValueError: there is no such file, it is another kind of file or damaged, or the
+        arrays in it are not those of the networks; both sides are listed.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f'{path}: no such file of metric networks; '
+                         'tools/prepare_metrics.py writes one.')
+    try:
+        with open(path, 'rb') as f:
+            # numpy takes what is no archive for an array or a pickle.
+            if not zipfile.is_zipfile(f):
+                raise ValueError('not an .npz archive')
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(arrays.pop(_ABOUT).item())
+        if about['format'] != _FORMAT:
+            raise ValueError(f'its format is {about["format"]!r}, not {_FORMAT!r}')
+        protocol = inception.PROTOCOLS[about['protocol']]
+        files, missing = dict(about['files']), dict(about['missing'])
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError,
+            zipfile.BadZipFile) as error:
+        raise ValueError(
+            f'{path}: cannot be read as metric networks ({type(error).__name__}: '
+            f'{error}); expected a file written by tools/prepare_metrics.py.') from error
+    params = traverse_util.unflatten_dict(arrays, sep='/')
+    expected = abstract_networks()._asdict()
+    state_lib.check_same_arrays(
+        {name: expected.get(name) for name in params}, params, 'the networks', path)
+    wrong = sorted(name for name, x in arrays.items() if x.dtype != np.float32)
+    if wrong or not params:
+        raise ValueError(f'{path}: expected networks of float32 arrays, got '
+                         + (', '.join(f'{name} {arrays[name].dtype}' for name in wrong)
+                            or 'no network'))
+    return protocol, Loaded(Networks(**params), files, missing)
 
 
 def as_judged(image, protocol):

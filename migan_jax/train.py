@@ -15,8 +15,12 @@ from PIL import Image
 
 from migan_jax import data
 from migan_jax import evaluate
+from migan_jax import scoring
 from migan_jax import state as state_lib
 from migan_jax import steps as steps_lib
+from migan_jax.metrics import fid
+from migan_jax.metrics import inception
+from migan_jax.metrics import lpips
 
 
 class TrainingDiverged(RuntimeError):
@@ -79,6 +83,73 @@ def check_path_length(config):
         raise ValueError(
             f'loss.path_length_weight is {config.loss.path_length_weight}, but MI-GAN has '
             'no latent whose path could have a length: set it to 0.')
+
+
+# Of the figures that an evaluation may give, those whose least value is the best.
+_LOWER_IS_BETTER = ('fid', 'lpips', 'hole_l1')
+
+
+def open_networks(config, count):
+    """The metric networks of evaluation during training.
+
+    Args:
+      config: of the run.
+      count: of images that an evaluation sees.
+
+    Returns:
+      `scoring.Networks` on the host, without those that such an evaluation can't use;
+      protocol of `inception.PROTOCOLS`; {'fid' or 'lpips': why it is left out}.
+
+    Raises:
+      ValueError: config.eval.networks can't be read.
+    """
+    path, side = config.eval.networks, config.model.resolution
+    if not path:
+        why = ('FID and LPIPS left out: config.eval.networks is empty; '
+               'tools/prepare_metrics.py makes that file from published weights.')
+        return scoring.Networks(), inception.PAPER, dict.fromkeys(('fid', 'lpips'), why)
+    protocol, loaded = scoring.read_networks(path)
+    networks = loaded.networks
+    left_out = {name: f'{path} was made without it. {why}'
+                for name, why in loaded.missing.items()}
+    try:
+        fid.check_count(count, inception.FEATURES)
+    except fid.TooFewSamples as error:
+        networks = networks._replace(inception=None)
+        left_out['fid'] = f'FID left out: {error}'
+    if side < lpips.MIN_SIDE:
+        networks = networks._replace(lpips=None)
+        left_out['lpips'] = (f'LPIPS left out: {side} x {side} pixels are too few, '
+                             f'AlexNet needs {lpips.MIN_SIDE}.')
+    return networks, protocol, left_out
+
+
+def check_best_metric(config, networks, left_out):
+    """Raises ValueError unless config.eval.best_metric is a figure that will be there.
+
+    Args:
+      config: of the run.
+      networks, left_out: from `open_networks`.
+    """
+    metric, mode = config.eval.best_metric, config.eval.best_mode
+    if not metric:
+        return
+    side = config.model.resolution
+    picture, mask = (
+        jax.ShapeDtypeStruct((1, side, side, c), np.float32) for c in (3, 1))
+    names = {*jax.eval_shape(evaluate.figures_of, picture, picture, mask),
+             *jax.eval_shape(scoring.lpips_figures, networks, picture, picture)}
+    if networks.inception is not None:
+        names.add('fid')
+    if metric not in names:
+        why = f' {left_out[metric]}' if metric in left_out else ''
+        raise ValueError(
+            f'eval.best_metric is {metric!r}, which the evaluation of this run does not '
+            f'give; it gives {", ".join(sorted(names))}.{why}')
+    expected = 'min' if metric in _LOWER_IS_BETTER else 'max'
+    if mode != expected:
+        raise ValueError(f'eval.best_mode is {mode!r}; expected {expected!r}, as '
+                         f'eval.best_metric is {metric!r}.')
 
 
 def open_sources(data_config):
@@ -222,6 +293,9 @@ def train(config, workdir):
     check_path_length(config)
     models = state_lib.build_models(config)
     train_source, eval_source = open_sources(config.data)
+    networks, protocol, left_out = open_networks(
+        config, min(config.eval.limit or len(eval_source), len(eval_source)))
+    check_best_metric(config, networks, left_out)
     resuming = os.path.exists(os.path.join(workdir, 'config.json'))
     if resuming:
         state_lib.check_resumable(config, workdir)
@@ -252,7 +326,9 @@ def train(config, workdir):
     steps = steps_lib.make_steps(models, settings, teacher)
     evaluation = evaluate.make_evaluation(
         models.generator, seed=config.eval.seed, hole_range=settings.hole_range,
-        brush_width=settings.brush_width)
+        brush_width=settings.brush_width, networks=networks, protocol=protocol)
+    for sentence in dict.fromkeys(left_out.values()):
+        logging.info('evaluation: %s', sentence)
 
     total_steps = steps_of(config.train.kimg, batch_size)
     every = {name: steps_of(kimg, batch_size) for name, kimg in {

@@ -137,6 +137,17 @@ def test_saturated_and_tiny_values(name, factor):
     assert golden.relative_error(run_torch(module, x, z), expected) < 1e-4
 
 
+def test_clamps_can_be_dropped():
+    config, variables, paint = small()
+    model = comodgan_onnx.build_comodgan(config, variables, drop_clamps=True)
+    assert not any(node.op_type == 'Clip' for node in model.graph.node)
+    x, z = sample()
+    assert golden.relative_error(run_onnx(model, x, z), paint(variables, x, z)) < 1e-5
+    large = scaled(variables, 'bias', 300)
+    model = comodgan_onnx.build_comodgan(config, large, drop_clamps=True)
+    assert golden.relative_error(run_onnx(model, x, z), paint(large, x, z)) > 1e-2
+
+
 @pytest.fixture(scope='module')
 def published():
     """Golden arrays of the published code, 256 x 256 at 16 channels."""
@@ -181,5 +192,5 @@ def test_half_weights():
 
 def test_parameters_that_are_not_finite_are_refused():
     config, variables, _ = small()
-    with pytest.raises(ValueError, match='encoder/b16/conv0/bias'):
+    with pytest.raises(ValueError, match='decoder/b16/conv0/bias'):
         comodgan_onnx.build_comodgan(config, scaled(variables, 'bias', np.nan))

@@ -16,7 +16,7 @@ from migan_jax import evaluate
 from migan_jax import state as state_lib
 from migan_jax import train as train_lib
 from migan_jax.generator import Generator
-from train_test import tiny_config
+from tiny import tiny_config
 
 _TOOL = os.path.join(os.path.dirname(__file__), '..', 'tools', 'evaluate.py')
 _SPEC = importlib.util.spec_from_file_location('tools_evaluate', _TOOL)

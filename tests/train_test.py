@@ -8,41 +8,18 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from configs import default
 from migan_jax import state as state_lib
 from migan_jax import steps as steps_lib
 from migan_jax import train as train_lib
-
-BATCH = 8   # one image for each of the eight virtual devices
-
-
-def tiny_config(steps, **overrides):
-    """A config of the smallest model that trains for a number of iterations."""
-    config = default.get_config()
-    config.model.resolution, config.model.ch_base, config.model.ch_max = 16, 64, 8
-    config.data.source, config.data.crop, config.data.workers = 'embedded', 'random', 1
-    config.data.min_crop = 0.5
-    config.mask.hole_range, config.mask.brush_width = (0.05, 0.6), (1, 4)
-    config.train.batch_size = config.eval.batch_size = BATCH
-    config.train.kimg = steps * BATCH / 1000
-    config.loss.distillation_weight = 0.0
-    config.loss.r1_interval = 3
-    config.eval.limit, config.eval.grid_rows = 10, 3
-    config.eval.every_kimg = config.checkpoint.every_kimg = 1000.0
-    config.log.every_kimg = 2 * BATCH / 1000
-    return config.update(overrides) or config.lock()
+import tiny
+from tiny import BATCH
+from tiny import tiny_config
 
 
 def final_state(workdir):
     """The newest checkpoint of a workdir as a flat dict of arrays."""
-    config = state_lib.load_config(workdir)
-    models = state_lib.build_models(config)
-    abstract = state_lib.abstract_state(models, config.model.resolution)
-    manager = state_lib.checkpoint_manager(workdir, read_only=True)
-    state = state_lib.restore(manager, abstract)
-    manager.close()
-    return {jax.tree_util.keystr(k): v
-            for k, v in jax.tree_util.tree_leaves_with_path(state)}
+    return {jax.tree_util.keystr(k): v for k, v in
+            jax.tree_util.tree_leaves_with_path(tiny.final_state(workdir))}
 
 
 @pytest.fixture(scope='module')

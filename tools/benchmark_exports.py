@@ -16,6 +16,7 @@ so that whatever else the machine does hits all alike:
 Prints medians and ratios of medians, and file sizes; the last line is JSON.
 """
 
+import functools
 import json
 import statistics
 import sys
@@ -44,18 +45,16 @@ PICTURES = {'1080p': (1080, 1920), '12MP': (3000, 4000)}
 def random_variables(config, seed=0):
     """Deployed variables of a model with random weights, all strengths non-zero."""
     rng = np.random.default_rng(seed)
-    side = config.model.resolution
-    generator = state_lib.build_generator(config, fused=True)
-    shapes = jax.eval_shape(lambda: generator.init(
-        jax.random.key(0), np.zeros((1, side, side, 4), np.float32), 'none'))
 
     def draw(path, leaf):
-        array = 0.1 * rng.standard_normal(leaf.shape)
-        if path[-1].key == 'kernel':
-            array /= np.sqrt(np.square(array).sum((0, 1, 2), keepdims=True))
-        return np.asarray(array, np.float32)
+        array = np.asarray(rng.standard_normal(leaf.shape), np.float32)
+        if path[-1].key != 'kernel':
+            return np.float32(0.1) * array
+        if state_lib.is_comodgan(config):
+            return array                # it scales them when it runs
+        return array / np.sqrt(np.square(array).sum((0, 1, 2), keepdims=True))
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.tree_util.tree_map_with_path(draw, state_lib.abstract_deployed(config))
 
 
 class _PlainBuilder:
@@ -134,10 +133,16 @@ class _PlainBuilder:
             {'output': (float32, ['N', 3, *sides])})
 
 
-def session(model, threads):
-    """An onnxruntime session and the size of the file in MB."""
+def session(model, threads, profile=None):
+    """An onnxruntime session and the size of the file in MB.
+
+    `profile`: prefix of a file for the time of every operator, or None.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
     data = model.SerializeToString()
     return onnxruntime.InferenceSession(
         data, options, providers=['CPUExecutionProvider']), len(data) / 1e6
@@ -152,16 +157,25 @@ def picture_feed(height, width):
             'mask': mask}
 
 
-def time_in_turns(jobs, repeats, clock):
-    """Median seconds of {name: (session, feed)}, after one run of each unmeasured."""
+def time_in_turns(jobs, repeats, clock=time.perf_counter):
+    """Times functions in turns, after one call of each unmeasured.
+
+    Args:
+      jobs: {name: function without arguments}.
+      repeats: measured calls of each.
+      clock: of seconds.
+
+    Returns:
+      {name: list of seconds}.
+    """
     seconds = {name: [] for name in jobs}
     for turn in range(repeats + 1):
-        for name, (runner, feed) in jobs.items():
+        for name, job in jobs.items():
             began = clock()
-            runner.run(None, feed)
+            job()
             if turn:
                 seconds[name].append(clock() - began)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def largest_difference(runners, feed):
@@ -207,11 +221,13 @@ def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
     x = {'input': x}
     sizes = {f'{resolution}x{resolution}': (resolution, resolution),
              **(PICTURES if pictures is None else pictures)}
-    jobs = {'plain': (plain, x), 'core': (core, x), 'half': (half, x),
-            'unclamped': (unclamped, x)}
+    jobs = {name: functools.partial(runner.run, None, x) for name, runner in (
+        ('plain', plain), ('core', core), ('half', half), ('unclamped', unclamped))}
     for name, size in sizes.items():
-        jobs[f'pipeline_{name}'] = pipeline, picture_feed(*size)
-    seconds = time_in_turns(jobs, repeats, clock)
+        jobs[f'pipeline_{name}'] = functools.partial(
+            pipeline.run, None, picture_feed(*size))
+    seconds = {name: statistics.median(values) for name, values in time_in_turns(
+        jobs, repeats, clock).items()}
     result = {
         'resolution': resolution, 'threads': threads,
         **{f'{name}_s': value for name, value in seconds.items()},

@@ -28,6 +28,9 @@ import os
 import sys
 from typing import Any, NamedTuple
 
+# Read when TensorFlow is imported, which then keeps quiet about GPUs it will not use.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
 from absl import app
 from absl import flags
 import jax
@@ -482,7 +485,7 @@ def make_report(method, options, protocol, loaded, left_out, seed, images, sourc
         'left_out': left_out,
         'summary': summary,
         'ranges': [
-            {'hole_share': r.bounds, 'n': len(o['results'].names), **o['set'],
+            {'hole_range': r.bounds, 'n': len(o['results'].names), **o['set'],
              **o['summary']}
             for r, o in zip(ranges, outcomes)],
         'images': per_image,
@@ -519,6 +522,8 @@ def markdown(report, ranges, outcomes, metrics, options, method):
     masks = options.masks or (
         f'generated, seed {report["seeds"]["masks"]}, one per image name and range')
     notes = [
+        f'Of {method.name}, {report["method"]["kind"]} {report["method"]["path"]}, on '
+        f'{report["image_source"]}.',
         'In brackets: 95 % confidence intervals of means over images, bootstrap of '
         '1000 resamples, seed 0.',
         f'Protocol {report["protocol"]}, {method.resolution} x {method.resolution} '

@@ -29,6 +29,9 @@ from migan_jax.layers import FIR_TAPS
 from migan_jax.layers import resolutions
 from migan_jax.layers import SQRT2
 
+# Bound of values that no activation needs a bound of.
+UNKNOWN = 1e30
+
 
 class _Builder(onnx_core._CoreBuilder):
     """The layers of Co-Mod-GAN; every activation is the network's over sqrt(2)."""
@@ -48,6 +51,8 @@ class _Builder(onnx_core._CoreBuilder):
     def limit(self, x):
         """Leaky ReLU and clamp of a value of unknown range: name -> name."""
         x = self.graph.op('LeakyRelu', x, alpha=onnx_core.NEGATIVE_SLOPE)
+        if not self.clamps:
+            return x
         limit = np.float32(onnx_core.LIMIT)
         return self.graph.op('Clip', x, -limit, limit)
 
@@ -150,7 +155,7 @@ class _Builder(onnx_core._CoreBuilder):
         rgb = op('Reshape', op('MatMul', kernels, pixels),
                  np.array([0, 0, resolution, resolution]))
         bias = np.asarray(params['bias'], np.float32)
-        unbounded = np.full(3, np.inf)
+        unbounded = np.full(3, UNKNOWN)
         return onnx_core.Feature(
             op('Add', rgb, bias[None, :, None, None],
                shape=self.shape(3, resolution)), -unbounded, unbounded)
@@ -203,7 +208,7 @@ def check_finite(variables):
             'checkpoint is damaged or its training diverged; export an earlier one.')
 
 
-def build_comodgan(config, variables, *, metadata=None):
+def build_comodgan(config, variables, *, drop_clamps=False, metadata=None):
     """The generator as an ONNX model, in evaluation mode and without truncation.
 
     Input `input`, f32 [N, 4, R, R]: [mask - 0.5, image * mask], mask first, 1 = known
@@ -215,6 +220,7 @@ def build_comodgan(config, variables, *, metadata=None):
     Args:
       config: ConfigDict; `config.model` is read.
       variables: {'params', 'noise'} of `comodgan.Generator`.
+      drop_clamps: see `onnx_core.build_core`.
       metadata: {str: str} for the file's `metadata_props`.
 
     Returns:
@@ -228,7 +234,8 @@ def build_comodgan(config, variables, *, metadata=None):
     check_resolution(resolution)
     check_finite(variables)
     graph = onnx_core.GraphBuilder()
-    builder = _Builder(graph, 'input', resolution, False, None)
+    builder = _Builder(graph, 'input', resolution, dynamic_size=False, one=None,
+                       clamps=not drop_clamps)
     builder.comodgan(variables['params'], onnx_core.noise_planes(variables), 'z',
                      'output')
     float32, sides = onnx.TensorProto.FLOAT, [resolution] * 2

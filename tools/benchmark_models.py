@@ -1,0 +1,355 @@
+"""Size and speed of MI-GAN and Co-Mod-GAN, as the supplement's Table S.1 compares them.
+
+    python tools/benchmark_models.py --resolutions=256,512 --threads=2
+
+For each model, at its published width and with random weights (no operator's time
+depends on them): parameters; multiply-adds of the convolutions and dense layers, by
+hand, and of everything, as XLA counts the function it compiled; the time of one image
+in JAX and of the ONNX export in onnxruntime, in turns, so that whatever else the
+machine does hits all alike. Then Co-Mod-GAN's time over MI-GAN's. Table S.1 has 3.5
+on phones at 512; below that in onnxruntime, the operators that take MI-GAN's and
+Co-Mod-GAN's time are listed.
+
+Mean, standard deviation and median are printed as a table; the last line is JSON.
+"""
+
+import collections
+import functools
+import json
+import os
+import statistics
+import sys
+import tempfile
+from typing import NamedTuple
+
+from absl import app
+from absl import flags
+import jax
+import numpy as np
+
+import benchmark_exports
+from configs import default
+from formats import comodgan_onnx
+from formats import onnx_core
+from migan_jax import state as state_lib
+from migan_jax.layers import channels
+from migan_jax.layers import resolutions
+
+MODELS = ('migan', 'comodgan')
+TITLES = {'migan': 'MI-GAN', 'comodgan': 'Co-Mod-GAN'}
+
+# Mean over the phones of Table S.1 that run both, 512 x 512.
+PUBLISHED_RATIO = 3.5
+
+
+class Layer(NamedTuple):
+    """A convolution or dense layer and its multiply-adds for one image."""
+    name: str
+    multiply_adds: int
+
+
+# --- models -------------------------------------------------------------------
+
+
+def published_config(kind, resolution):
+    """ConfigDict of a model at its published width."""
+    config = default.get_config()
+    config.model.kind = kind
+    config.model.resolution = resolution
+    # As in the published weights.
+    config.model.noise_at_4x4 = False
+    return config
+
+
+def inputs(config):
+    """One image's inputs: f32[1, R, R, 4] ([mask - 0.5, image * mask]), f32[1, z_dim].
+
+    Mask 1 = known; the hole is a square in the middle.
+    """
+    rng = np.random.default_rng(0)
+    r = config.model.resolution
+    mask = np.ones((1, r, r, 1), np.float32)
+    mask[:, r // 4:3 * r // 4, r // 4:3 * r // 4] = 0
+    image = rng.uniform(-1, 1, (1, r, r, 3)).astype(np.float32)
+    z = rng.standard_normal((1, config.model.comodgan.z_dim), np.float32)
+    return np.concatenate([mask - 0.5, image * mask], -1), z
+
+
+def compile_jax(config, variables):
+    """The compiled JAX function of variables, x and, for Co-Mod-GAN, z."""
+    generator = state_lib.build_generator(config, fused=True)
+    paint = lambda variables, x, *z: generator.apply(variables, x, 'const', *z)[0]
+    x, z = inputs(config)
+    return jax.jit(paint).lower(
+        variables, x, *([z] if state_lib.is_comodgan(config) else [])).compile()
+
+
+def counted_by_xla(compiled):
+    """Multiply-adds that XLA counts in a compiled function: half its flops."""
+    return compiled.cost_analysis()['flops'] / 2
+
+
+# --- by hand ------------------------------------------------------------------
+
+
+def migan_layers(config):
+    """The convolutions of the deployed MI-GAN (Table S.4).
+
+    Args:
+      config: ConfigDict; `config.model` is read.
+
+    Returns:
+      list of `Layer`.
+    """
+    model = config.model
+    ch = lambda r: channels(r, model.ch_base, model.ch_max)
+    layers = []
+
+    def block(name, ci, co, depthwise_side, pointwise_side):
+        layers.append(Layer(f'{name}.depthwise', 9 * ci * depthwise_side**2))
+        layers.append(Layer(f'{name}.pointwise', ci * co * pointwise_side**2))
+
+    top = model.resolution
+    layers.append(Layer(f'encoder.b{top}.fromrgb', 4 * ch(top) * top**2))
+    for r in (*resolutions(top), 4):
+        after = max(r // 2, 4)
+        block(f'encoder.b{r}.conv1', ch(r), ch(r), r, r)
+        block(f'encoder.b{r}.conv2', ch(r), ch(after), r, after)
+    for r in (4, *reversed(tuple(resolutions(top)))):
+        before = max(r // 2, 4)
+        block(f'decoder.b{r}.conv1', ch(before), ch(r), before, before)
+        block(f'decoder.b{r}.conv2', ch(r), ch(r), r, r)
+        layers.append(Layer(f'decoder.b{r}.torgb', 3 * ch(r) * r**2))
+    return layers
+
+
+def comodgan_layers(config, up_taps=9):
+    """The convolutions and dense layers of Co-Mod-GAN.
+
+    Args:
+      config: ConfigDict; `config.model` is read.
+      up_taps: multiplications of an upsampling 3x3 convolution for each pixel that it
+        reads: 9, or 16 as `layers.conv3x3_resampled` computes it on CPU, where it pads
+        the kernels of the four phases to 2x2.
+
+    Returns:
+      list of `Layer`.
+    """
+    model, sizes = config.model, config.model.comodgan
+    ch = lambda r: channels(r, model.ch_base, model.ch_max)
+    layers = []
+    add = lambda name, count: layers.append(Layer(name, count))
+
+    def modulated(name, ci, co, taps, side):
+        add(f'{name}.affine', (sizes.w_dim + sizes.global_dim) * ci)
+        if not name.endswith('torgb'):
+            add(f'{name}.norms', ci * co)
+        add(name, taps * ci * co * side**2)
+
+    for i in range(sizes.mapping_layers):
+        add(f'mapping.fc{i}', sizes.w_dim * (sizes.w_dim if i else sizes.z_dim))
+    top = model.resolution
+    add(f'encoder.b{top}.fromrgb', 4 * ch(top) * top**2)
+    for r in resolutions(top):
+        add(f'encoder.b{r}.conv0', 9 * ch(r)**2 * r**2)
+        add(f'encoder.b{r}.conv1', 9 * ch(r) * ch(r // 2) * (r // 2)**2)
+    add('encoder.b4.conv', 9 * ch(4)**2 * 16)
+    add('encoder.b4.fc', 16 * ch(4) * sizes.global_dim)
+    add('decoder.b4.fc', 16 * ch(4) * sizes.global_dim)
+    modulated('decoder.b4.conv', ch(4), ch(4), 9, 4)
+    modulated('decoder.b4.torgb', ch(4), 3, 1, 4)
+    for r in reversed(tuple(resolutions(top))):
+        modulated(f'decoder.b{r}.conv0', ch(r // 2), ch(r), up_taps, r // 2)
+        modulated(f'decoder.b{r}.conv1', ch(r), ch(r), 9, r)
+        modulated(f'decoder.b{r}.torgb', ch(r), 3, 1, r)
+    return layers
+
+
+def counted_by_hand(config, **options):
+    """Multiply-adds of all convolutions and dense layers for one image."""
+    count = comodgan_layers if state_lib.is_comodgan(config) else migan_layers
+    return sum(layer.multiply_adds for layer in count(config, **options))
+
+
+# --- time ---------------------------------------------------------------------
+
+
+def onnx_feed(config):
+    """{input name: array} of the export."""
+    x, z = inputs(config)
+    feed = {'input': np.ascontiguousarray(x.transpose(0, 3, 1, 2))}
+    return feed | ({'z': z} if state_lib.is_comodgan(config) else {})
+
+
+def statistics_of(seconds):
+    """Mean, standard deviation (0 of one value) and median."""
+    return {'mean_s': statistics.fmean(seconds),
+            'std_s': statistics.stdev(seconds) if len(seconds) > 1 else 0.0,
+            'median_s': statistics.median(seconds)}
+
+
+def operator_shares(model, feed, threads, runs=3):
+    """Which operators an export's time goes to.
+
+    Args:
+      model: onnx.ModelProto.
+      feed: {input name: array}.
+      threads: of onnxruntime.
+      runs: after a first one, which is not counted.
+
+    Returns:
+      {operator type after onnxruntime's optimisation: share of the operators' time},
+      largest first.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        session, _ = benchmark_exports.session(
+            model, threads, os.path.join(folder, 'profile'))
+        for _ in range(runs + 1):
+            session.run(None, feed)
+        with open(session.end_profiling()) as file:
+            events = json.load(file)
+    starts = sorted(event['ts'] for event in events if event['name'] == 'model_run')
+    total = collections.Counter()
+    for event in events:
+        if event.get('cat') == 'Node' and event['name'].endswith('_kernel_time'):
+            if event['ts'] >= starts[1]:
+                total[event['args']['op_name']] += event['dur']
+    every = sum(total.values())
+    return {name: value / every for name, value in total.most_common()}
+
+
+# --- the table ----------------------------------------------------------------
+
+
+def measure(configs, threads, repeats):
+    """Sizes and times of models at one resolution.
+
+    Args:
+      configs: {kind: ConfigDict}.
+      threads: of onnxruntime; JAX takes all processors.
+      repeats: runs of each.
+
+    Returns:
+      {'resolution', 'threads', 'models': {kind: figures}, and of both models
+      'ratios': {'jax', 'onnx'} of medians}; with a small ratio also 'operators'.
+    """
+    figures, exports, jobs = {}, {}, {}
+    for kind, config in configs.items():
+        variables = benchmark_exports.random_variables(config)
+        compiled = compile_jax(config, variables)
+        exports[kind] = build(config, variables)
+        session, megabytes = benchmark_exports.session(exports[kind], threads)
+        figures[kind] = {
+            'parameters': sum(x.size for x in jax.tree.leaves(variables['params'])),
+            'multiply_adds': counted_by_hand(config),
+            'multiply_adds_xla': counted_by_xla(compiled),
+            'onnx_mb': megabytes,
+        }
+        jobs[kind, 'jax'] = jax_job(config, compiled, variables)
+        jobs[kind, 'onnx'] = functools.partial(session.run, None, onnx_feed(config))
+    for (kind, runtime), seconds in benchmark_exports.time_in_turns(
+            jobs, repeats).items():
+        figures[kind][runtime] = statistics_of(seconds)
+    result = {'resolution': next(iter(configs.values())).model.resolution,
+              'threads': threads, 'models': figures}
+    if set(configs) >= set(MODELS):
+        result['ratios'] = {
+            runtime: (figures['comodgan'][runtime]['median_s']
+                      / figures['migan'][runtime]['median_s'])
+            for runtime in ('jax', 'onnx')}
+        if result['ratios']['onnx'] < PUBLISHED_RATIO:
+            result['operators'] = {
+                kind: operator_shares(exports[kind], onnx_feed(config), threads)
+                for kind, config in configs.items()}
+    return result
+
+
+def build(config, variables):
+    """The ONNX export of a model."""
+    if state_lib.is_comodgan(config):
+        return comodgan_onnx.build_comodgan(config, variables)
+    return onnx_core.build_core(config, variables)
+
+
+def jax_job(config, compiled, variables):
+    """A call of the compiled function, waited for."""
+    x, z = inputs(config)
+    arguments = jax.device_put(
+        (variables, x, z) if state_lib.is_comodgan(config) else (variables, x))
+    return lambda: jax.block_until_ready(compiled(*arguments))
+
+
+def table(result):
+    """A result of `measure` as lines of Markdown."""
+    r = result['resolution']
+    lines = [
+        f'{r} x {r}, onnxruntime on {result["threads"]} threads, JAX on '
+        f'{jax.devices()[0].device_kind}', '',
+        '| | parameters | multiply-adds | counted by XLA | ONNX file '
+        '| JAX ms, mean / std (median) | onnxruntime ms, mean / std (median) |',
+        '|---|---|---|---|---|---|---|']
+    for kind, row in result['models'].items():
+        times = ' | '.join(
+            f'{1e3 * row[runtime]["mean_s"]:.1f} / {1e3 * row[runtime]["std_s"]:.1f} '
+            f'({1e3 * row[runtime]["median_s"]:.1f})' for runtime in ('jax', 'onnx'))
+        lines.append(
+            f'| {TITLES[kind]} | {row["parameters"] / 1e6:.2f} M '
+            f'| {row["multiply_adds"] / 1e9:.2f} G '
+            f'| {row["multiply_adds_xla"] / 1e9:.2f} G '
+            f'| {row["onnx_mb"]:.1f} MB | {times} |')
+    if 'ratios' in result:
+        rows = result['models']
+        over = lambda key: rows['comodgan'][key] / rows['migan'][key]
+        lines.append(
+            f'| Co-Mod-GAN / MI-GAN | {over("parameters"):.1f} '
+            f'| {over("multiply_adds"):.1f} | {over("multiply_adds_xla"):.1f} '
+            f'| {over("onnx_mb"):.1f} | {result["ratios"]["jax"]:.2f} '
+            f'| {result["ratios"]["onnx"]:.2f} |')
+        lines += ['', f'Table S.1 (phones, 512 x 512): {PUBLISHED_RATIO}']
+    for kind, shares in result.get('operators', {}).items():
+        largest = ', '.join(f'{name} {100 * share:.0f} %'
+                            for name, share in list(shares.items())[:8])
+        lines.append(f'{TITLES[kind]} in onnxruntime: {largest}')
+    return lines
+
+
+def chosen(models, resolution_names):
+    """The flags' values, checked.
+
+    Returns:
+      list of kinds, list of ints.
+    """
+    unknown = [name for name in models if name not in MODELS]
+    if unknown or not models:
+        raise ValueError(f'--models: {", ".join(unknown) or "none given"}; expected '
+                         f'some of {", ".join(MODELS)}.')
+    wrong = [name for name in resolution_names if not name.isdecimal()]
+    if wrong or not resolution_names:
+        raise ValueError(f'--resolutions: {", ".join(wrong) or "none given"}; expected '
+                         'numbers such as 256,512.')
+    return list(dict.fromkeys(models)), [int(name) for name in resolution_names]
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
+    args = flags.FLAGS
+    results = []
+    try:
+        models, sides = chosen(args.models, args.resolutions)
+        for resolution in sides:
+            results.append(measure(
+                {kind: published_config(kind, resolution) for kind in models},
+                args.threads, args.repeats))
+            print('\n'.join(table(results[-1])), end='\n\n', flush=True)
+    except ValueError as error:
+        sys.exit(f'error: {error}')
+    print(json.dumps(results))
+
+
+if __name__ == '__main__':
+    flags.DEFINE_list('models', list(MODELS), f'Some of {", ".join(MODELS)}.')
+    flags.DEFINE_list('resolutions', ['256', '512'], 'Resolutions of the models.')
+    flags.DEFINE_integer('threads', 2, 'Threads of onnxruntime.', lower_bound=1)
+    flags.DEFINE_integer('repeats', 9, 'Runs of each.', lower_bound=1)
+    app.run(main)

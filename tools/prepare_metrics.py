@@ -1,0 +1,79 @@
+"""Gathers the metric networks in one file, for evaluation during training.
+
+    python tools/prepare_metrics.py --out=metric_networks.npz
+    python -m migan_jax.main ... --config.eval.networks=metric_networks.npz
+
+Reads the published weight files of FID's Inception and of LPIPS with AlexNet from
+--weights (default: $MIGAN_JAX_CACHE or ~/.cache/migan_jax), checks their hashes, and
+writes plain arrays, so that a machine that trains needs no PyTorch. What is not there is
+left out, and the tool says which file to put where. --protocol says how images are fed
+to Inception, as in tools/evaluate.py, and goes into the file.
+"""
+
+import os
+import sys
+
+from absl import app
+from absl import flags
+
+from formats import torch_files
+from migan_jax import scoring
+from migan_jax import state as state_lib
+from migan_jax.metrics import inception
+
+# Of those that need networks, what evaluation during training gives.
+METRICS = ('fid', 'lpips')
+
+
+def run(out, weights='', protocol='paper'):
+    """Writes the file that `scoring.read_networks` reads.
+
+    Args:
+      out: its path; the folder is made if missing.
+      weights: folder of the published files; the cache folder if empty.
+      protocol: 'paper' or 'stylegan'.
+
+    Returns:
+      `scoring.Loaded`.
+
+    Raises:
+      ValueError: none of the networks is there, or a file has the wrong hash or does
+        not hold what it should; nothing is written then.
+    """
+    protocol = inception.PROTOCOLS[protocol]
+    loaded = scoring.load_networks(protocol, torch_files.read_tensors, weights, METRICS)
+    if not loaded.files:
+        raise ValueError('\n'.join(
+            ['no weight file of the metric networks is there', *loaded.missing.values()]))
+    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+    scoring.write_networks(out, protocol, loaded)
+    return loaded
+
+
+def define_flags():
+    flags.DEFINE_string('weights', '', 'Folder of the published weight files.')
+    flags.DEFINE_enum('protocol', 'paper', sorted(inception.PROTOCOLS), 'See above.')
+    flags.DEFINE_string('out', None, 'File to be written (.npz).', required=True)
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
+    args = flags.FLAGS
+    state_lib.quiet_logs()
+    try:
+        loaded = run(args.out, args.weights, args.protocol)
+    except (ValueError, OSError) as error:
+        sys.exit('\n'.join(f'error: {line}' for line in str(error).splitlines()))
+    for name, digest in loaded.files.items():
+        print(f'read {name}, sha256 {digest}')
+    for sentence in loaded.missing.values():
+        print(sentence)
+    print(f'wrote {args.out} ({os.path.getsize(args.out):,} bytes, protocol '
+          f'{args.protocol})')
+
+
+if __name__ == '__main__':
+    # Not at import: other tools and tests may define flags of the same names.
+    define_flags()
+    app.run(main)
