@@ -110,12 +110,10 @@ def load_networks(protocol, read_tensors, folder='', wanted=None):
 def abstract_networks():
     """Shapes and dtypes of `Networks` with nothing missing; nothing is computed."""
     key = jax.random.key(0)
-    picture = lambda side: jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    inputs = {'inception': (inception.Inception(), picture(inception.SIDE)),
-              'lpips': (lpips.Lpips(), *[picture(lpips.MIN_SIDE)] * 2)}
-    return Networks(**{
-        name: jax.eval_shape(module.init, key, *pictures)['params']
-        for name, (module, *pictures) in inputs.items()})
+    picture = jax.ShapeDtypeStruct((1, inception.SIDE, inception.SIDE, 3), jnp.float32)
+    return Networks(
+        inception=jax.eval_shape(inception.Inception().init, key, picture)['params'],
+        lpips=jax.eval_shape(lpips.Lpips().init, key, picture, picture)['params'])
 
 
 def write_networks(path, protocol, loaded):

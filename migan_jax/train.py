@@ -8,7 +8,6 @@ import os
 import time
 
 from absl import logging
-from clu import metric_writers
 import jax
 import numpy as np
 from PIL import Image
@@ -287,6 +286,10 @@ def train(config, workdir):
       state.CheckpointError: `workdir` holds another model.
       TrainingDiverged: see `FiniteWatch`.
     """
+    # Not at the top: it imports TensorFlow, which tools that import this module can
+    # do without.
+    from clu import metric_writers
+
     batch_size = config.train.batch_size
     check_batch(batch_size, 'train.batch_size')
     check_batch(config.eval.batch_size, 'eval.batch_size')

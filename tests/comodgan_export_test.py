@@ -1,20 +1,27 @@
-"""Co-Mod-GAN's ONNX graph and torch module against JAX and the published code."""
+"""Co-Mod-GAN's exports against JAX and the published code; tools/to_torch.py of it."""
 
 import functools
+import json
+import os
 
 import jax
 import ml_collections
 import numpy as np
+import onnx
 import onnxruntime
+from PIL import Image
 import pytest
 import torch
 
+from configs import default
 from formats import comodgan_onnx
 from formats import comodgan_torch
 from formats import onnx_quantize
 import golden
 from migan_jax import comodgan
+from migan_jax import state as state_lib
 from migan_jax import torch_map
+import to_torch
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*torch.jit.*:DeprecationWarning')
 
@@ -22,13 +29,12 @@ SIZES = dict(resolution=32, ch_base=256, ch_max=16, z_dim=8, w_dim=12, mapping_l
              global_dim=24)
 
 
-def config_of(sizes):
-    """ConfigDict with `config.model` of the given sizes."""
-    own = ('resolution', 'ch_base', 'ch_max')
-    return ml_collections.ConfigDict({'model': {
-        'kind': 'comodgan', 'dtype': 'float32', **{key: sizes[key] for key in own},
-        'comodgan': {'dropout': 0.5, **{
-            key: value for key, value in sizes.items() if key not in own}}}})
+def small_config():
+    config = default.get_config()
+    config.model.kind = 'comodgan'
+    for key, value in SIZES.items():
+        (config.model if key in config.model else config.model.comodgan)[key] = value
+    return config
 
 
 @functools.cache
@@ -49,7 +55,7 @@ def small():
 
     variables = jax.tree_util.tree_map_with_path(filled, variables)
     paint = jax.jit(lambda variables, x, z: model.apply(variables, x, 'const', z)[0])
-    return config_of(SIZES), variables, paint
+    return small_config(), variables, paint
 
 
 def sample(count=2):
@@ -194,3 +200,88 @@ def test_parameters_that_are_not_finite_are_refused():
     config, variables, _ = small()
     with pytest.raises(ValueError, match='decoder/b16/conv0/bias'):
         comodgan_onnx.build_comodgan(config, scaled(variables, 'bias', np.nan))
+
+
+# tools/to_torch.py.
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('comodgan') / 'checkpoint'
+    config, variables, _ = small()
+    state_lib.save_deployed(str(folder), config, variables)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory, checkpoint):
+    out = tmp_path_factory.mktemp('exported')
+    return out, to_torch.run(checkpoint, out)
+
+
+def test_every_format_is_written_and_compared(exported):
+    out, reports = exported
+    assert [report['format'] for report in reports] == ['pt', 'torchscript', 'onnx']
+    for report in reports:
+        assert 'error' not in report, report
+        assert 0 < report['random']['max'] < 1e-4
+    assert sorted(os.listdir(out)) == [
+        'comodgan.onnx', 'comodgan.pt', 'comodgan_traced.pt', 'report.json']
+    assert reports[2]['operators']['ConvTranspose'] == 3
+    assert reports[1]['operators']['aten::_convolution'] > 20
+
+
+def test_published_layout(exported):
+    """The weights bit for bit, and the filters that go with them."""
+    config, variables, _ = small()
+    state = torch.load(exported[0] / 'comodgan.pt', weights_only=True)
+    table = torch_map.comodgan_table(32, mapping_layers=SIZES['mapping_layers'])
+    expected = torch_map.to_torch(variables, table) | comodgan_torch.filters(32)
+    assert state.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(state[name].numpy(), array)
+
+
+def test_the_files_alone(exported):
+    """As their users load them; metadata says what goes in."""
+    out, _ = exported
+    _, variables, paint = small()
+    x, z = sample()
+    expected = paint(variables, x, z)
+    model = onnx.load(out / 'comodgan.onnx')
+    assert golden.relative_error(run_onnx(model, x, z), expected) < 1e-4
+    extra = {'metadata.json': ''}
+    module = torch.jit.load(out / 'comodgan_traced.pt', _extra_files=extra)
+    assert golden.relative_error(run_torch(module, x, z), expected) < 1e-4
+    for metadata in (json.loads(extra['metadata.json']),
+                     {prop.key: prop.value for prop in model.metadata_props}):
+        assert metadata['model'] == 'Co-Mod-GAN' and metadata['z'].startswith('8 normal')
+        assert metadata['mask_polarity'] == '1 = known, 0 = hole'
+
+
+def test_half_exports(tmp_path, checkpoint, exported):
+    reports = to_torch.run(checkpoint, tmp_path, options=to_torch.Options(half=True))
+    for half, full in zip(reports, exported[1]):
+        assert 'error' not in half, half
+        assert 1e-6 < half['random']['max'] < 2e-2
+        assert half['bytes'] < full['bytes']
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(formats=['onnx', 'tflite', 'onnx_pipeline']),
+     'Co-Mod-GAN, .* as tflite, onnx_pipeline: pass --formats=pt,torchscript,onnx'),
+    (dict(options=to_torch.Options(dynamic_size=True)), 'leave out --dynamic_size')])
+def test_what_co_mod_gan_has_not_is_refused(tmp_path, checkpoint, options, message):
+    with pytest.raises(to_torch.ExportFailed, match=message):
+        to_torch.run(checkpoint, tmp_path, **options)
+    assert not os.listdir(tmp_path)
+
+
+def test_int8_is_refused(tmp_path, checkpoint):
+    for kind in ('image', 'mask'):
+        image = np.zeros((32, 32, 3) if kind == 'image' else (32, 32), np.uint8)
+        Image.fromarray(image).save(tmp_path / f'{kind}.png')
+    pair = tmp_path / 'image.png', tmp_path / 'mask.png'
+    with pytest.raises(to_torch.ExportFailed, match='leave out --int8'):
+        to_torch.run(checkpoint, tmp_path / 'out', calibration=pair)
+    assert not os.listdir(tmp_path / 'out')

@@ -29,7 +29,7 @@ def test_resampling_equals_golden():
 def test_conv_and_shift_forms_of_resampling_agree(shape):
     x = jax.random.normal(jax.random.key(0), shape)
     np.testing.assert_allclose(
-        layers._down2_shifts(x), layers._fir_conv(x, stride=2, padding=1), atol=1e-6)
+        layers._down2_shifts(x), layers._down2_conv(x), atol=1e-6)
     np.testing.assert_allclose(layers._up2_gather(x), layers._up2_conv(x), atol=1e-6)
 
 
@@ -154,3 +154,26 @@ def test_minibatch_std_of_other_batch_sizes(n, group):
     expected = np.tile(np.sqrt(members.var(0) + 1e-8).mean((1, 2, 3)), group)
     np.testing.assert_allclose(
         layers.minibatch_std(x)[:, 0, 0, 3], expected, rtol=1e-4)
+
+
+def test_forms_of_the_resampled_convolution_agree():
+    """What TPUs run and what CPUs run; both against zero insertion and plain sums."""
+    x = jax.random.normal(jax.random.key(0), (2, 6, 8, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 5))
+    taps = np.outer(layers.FIR_TAPS, layers.FIR_TAPS)[:, :, None, None] * np.eye(3)
+    conv = lambda x, k, padding, **more: jax.lax.conv_general_dilated(
+        x, jnp.asarray(k, jnp.float32), (1, 1), [padding] * 2,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'), **more)
+    # One more pixel of the upsampled plane on each side, then VALID.
+    plane = conv(x, 4 * taps, (3, 3), lhs_dilation=(2, 2))
+    up = conv(plane, kernel, (0, 0))
+    down = conv(conv(x, taps, (2, 2)), kernel, (0, 0))[:, ::2, ::2]
+    for form, expected in ((layers._up_in_one, up), (layers._up_in_phases, up),
+                           (layers._down_in_one, down), (layers._down_in_two, down)):
+        actual = jax.jit(form)(x, kernel)
+        np.testing.assert_allclose(actual, expected, atol=1e-5, err_msg=form.__name__)
+        f = lambda x, k: jnp.sum(jnp.sin(form(x, k)))
+        g = lambda x, k: jnp.sum(jnp.sin(
+            (layers._up_in_one if expected is up else layers._down_in_one)(x, k)))
+        for ours, theirs in zip(jax.grad(f, (0, 1))(x, kernel), jax.grad(g, (0, 1))(x, kernel)):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)

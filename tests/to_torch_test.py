@@ -289,7 +289,7 @@ def test_unusable_checkpoints(tmp_path):
     teacher = save(tmp_path / 'teacher.pt', state)
     from_torch.run(teacher, 'comodgan', tmp_path / 'teacher')
     with pytest.raises(tool.ExportFailed, match='Co-Mod-GAN'):
-        tool.run(tmp_path / 'teacher', tmp_path / 'out')
+        tool.run(tmp_path / 'teacher', tmp_path / 'out', ['onnx', 'tflite'])
 
 
 def test_masks_of_another_size(tmp_path, checkpoint, photos):

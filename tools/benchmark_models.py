@@ -3,7 +3,7 @@
     python tools/benchmark_models.py --resolutions=256,512 --threads=2
 
 For each model, at its published width and with random weights (no operator's time
-depends on them): parameters; multiply-adds of the convolutions and dense layers, by
+depends on them): trained parameters; multiply-adds of the convolutions and dense layers, by
 hand, and of everything, as XLA counts the function it compiled; the time of one image
 in JAX and of the ONNX export in onnxruntime, in turns, so that whatever else the
 machine does hits all alike. Then Co-Mod-GAN's time over MI-GAN's. Table S.1 has 3.5
@@ -20,6 +20,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from typing import NamedTuple
 
 from absl import app
@@ -110,7 +111,7 @@ def migan_layers(config):
         layers.append(Layer(f'{name}.pointwise', ci * co * pointwise_side**2))
 
     top = model.resolution
-    layers.append(Layer(f'encoder.b{top}.fromrgb', 4 * ch(top) * top**2))
+    layers.append(Layer(f'encoder.b{top}.fromrgb.pointwise', 4 * ch(top) * top**2))
     for r in (*resolutions(top), 4):
         after = max(r // 2, 4)
         block(f'encoder.b{r}.conv1', ch(r), ch(r), r, r)
@@ -119,7 +120,7 @@ def migan_layers(config):
         before = max(r // 2, 4)
         block(f'decoder.b{r}.conv1', ch(before), ch(r), before, before)
         block(f'decoder.b{r}.conv2', ch(r), ch(r), r, r)
-        layers.append(Layer(f'decoder.b{r}.torgb', 3 * ch(r) * r**2))
+        layers.append(Layer(f'decoder.b{r}.torgb.pointwise', 3 * ch(r) * r**2))
     return layers
 
 
@@ -221,17 +222,19 @@ def operator_shares(model, feed, threads, runs=3):
 # --- the table ----------------------------------------------------------------
 
 
-def measure(configs, threads, repeats):
+def measure(configs, threads, repeats, clock=time.perf_counter):
     """Sizes and times of models at one resolution.
 
     Args:
       configs: {kind: ConfigDict}.
       threads: of onnxruntime; JAX takes all processors.
       repeats: runs of each.
+      clock: of seconds.
 
     Returns:
-      {'resolution', 'threads', 'models': {kind: figures}, and of both models
-      'ratios': {'jax', 'onnx'} of medians}; with a small ratio also 'operators'.
+      {'resolution', 'threads', 'cpu_time', 'models': {kind: figures}, and of both
+      models 'ratios': {'jax', 'onnx'} of medians}; with a small ratio also
+      'operators': see `operator_shares`.
     """
     figures, exports, jobs = {}, {}, {}
     for kind, config in configs.items():
@@ -248,10 +251,11 @@ def measure(configs, threads, repeats):
         jobs[kind, 'jax'] = jax_job(config, compiled, variables)
         jobs[kind, 'onnx'] = functools.partial(session.run, None, onnx_feed(config))
     for (kind, runtime), seconds in benchmark_exports.time_in_turns(
-            jobs, repeats).items():
+            jobs, repeats, clock).items():
         figures[kind][runtime] = statistics_of(seconds)
     result = {'resolution': next(iter(configs.values())).model.resolution,
-              'threads': threads, 'models': figures}
+              'threads': threads, 'cpu_time': clock is time.process_time,
+              'models': figures}
     if set(configs) >= set(MODELS):
         result['ratios'] = {
             runtime: (figures['comodgan'][runtime]['median_s']
@@ -282,8 +286,9 @@ def jax_job(config, compiled, variables):
 def table(result):
     """A result of `measure` as lines of Markdown."""
     r = result['resolution']
+    times = 'CPU time' if result['cpu_time'] else 'latency'
     lines = [
-        f'{r} x {r}, onnxruntime on {result["threads"]} threads, JAX on '
+        f'{r} x {r}, {times}, threads of onnxruntime: {result["threads"]}, JAX on '
         f'{jax.devices()[0].device_kind}', '',
         '| | parameters | multiply-adds | counted by XLA | ONNX file '
         '| JAX ms, mean / std (median) | onnxruntime ms, mean / std (median) |',
@@ -337,10 +342,12 @@ def main(argv):
     results = []
     try:
         models, sides = chosen(args.models, args.resolutions)
+        clock = time.process_time if args.cpu_time else time.perf_counter
+        threads = 1 if args.cpu_time else args.threads
         for resolution in sides:
             results.append(measure(
                 {kind: published_config(kind, resolution) for kind in models},
-                args.threads, args.repeats))
+                threads, args.repeats, clock))
             print('\n'.join(table(results[-1])), end='\n\n', flush=True)
     except ValueError as error:
         sys.exit(f'error: {error}')
@@ -352,4 +359,8 @@ if __name__ == '__main__':
     flags.DEFINE_list('resolutions', ['256', '512'], 'Resolutions of the models.')
     flags.DEFINE_integer('threads', 2, 'Threads of onnxruntime.', lower_bound=1)
     flags.DEFINE_integer('repeats', 9, 'Runs of each.', lower_bound=1)
+    flags.DEFINE_bool(
+        'cpu_time', False,
+        'Seconds of CPU time, onnxruntime on one thread: for machines that do other '
+        'work besides.')
     app.run(main)

@@ -28,9 +28,6 @@ import os
 import sys
 from typing import Any, NamedTuple
 
-# Read when TensorFlow is imported, which then keeps quiet about GPUs it will not use.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-
 from absl import app
 from absl import flags
 import jax

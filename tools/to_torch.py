@@ -1,4 +1,4 @@
-"""Exports a MI-GAN checkpoint for PyTorch, ONNX and LiteRT, and checks every file.
+"""Exports a checkpoint for PyTorch, ONNX and LiteRT, and checks every file.
 
     python tools/to_torch.py --checkpoint=workdir --out=export --formats=pt,onnx
 
@@ -12,6 +12,9 @@ The checkpoint is a training workdir (its best, else its latest; the average) or
 tools/from_torch.py wrote. The network's input is [mask - 0.5, image * mask], mask
 first, 1 = known and 0 = hole, RGB in [-1, 1]; its output is neither clipped nor
 composited.
+
+Of a Co-Mod-GAN the first three are written: comodgan.pt, comodgan_traced.pt and
+comodgan.onnx. Their second input is the latent `z`, f32[N, z_dim], normal.
 
 --half stores weights as float16, input and output stay float32. --int8 adds
 migan_int8.onnx, quantised with the activations that --calibration_images and
@@ -43,6 +46,8 @@ import onnx
 import onnxruntime
 import torch
 
+from formats import comodgan_onnx
+from formats import comodgan_torch
 from formats import comparison
 from formats import onnx_core
 from formats import onnx_pipeline
@@ -108,20 +113,22 @@ def load(directory):
     _, manager, step = state_lib.open_checkpoint(directory)
     manager.close()
     config, _, variables = state_lib.load_deployed(directory)
-    if state_lib.is_comodgan(config):
-        raise ExportFailed(f'{directory} holds a Co-Mod-GAN; this tool exports MI-GAN.')
-    if not config.model.depthwise:
+    is_comodgan = state_lib.is_comodgan(config)
+    if not is_comodgan and not config.model.depthwise:
         raise ExportFailed(
             f'{directory} holds the ablation with plain 3x3 convolutions, which has no '
             'deployed form; train with config.model.depthwise=True.')
     resolution = config.model.resolution
     metadata = {
-        'model': 'MI-GAN', 'resolution': str(resolution),
+        'model': 'Co-Mod-GAN' if is_comodgan else 'MI-GAN',
+        'resolution': str(resolution),
         'input': f'[mask - 0.5, image * mask], 4 x {resolution} x {resolution}',
         'channel_order': 'mask, red, green, blue; output red, green, blue',
         'mask_polarity': '1 = known, 0 = hole', 'value_range': '-1 to 1',
         'source_step': str(step), 'migan_jax_version': version(),
     }
+    if is_comodgan:
+        metadata['z'] = f'{config.model.comodgan.z_dim} normal numbers for each image'
     return Model(config, variables, jax_generator(config, variables), metadata)
 
 
@@ -139,8 +146,26 @@ def jax_generator(config, variables):
     # Trained in bfloat16 or not: the files compute in float32.
     config.model.dtype = 'float32'
     generator = state_lib.build_generator(config, fused=True)
-    paint = jax.jit(lambda x: generator.apply(variables, x, 'const')[0])
-    return lambda x: np.concatenate([paint(sample[None]) for sample in x])
+    paint = jax.jit(lambda x, *z: generator.apply(variables, x, 'const', *z)[0])
+    return lambda x: np.concatenate([
+        paint(*(value[None] for value in sample))
+        for sample in zip(*network_inputs(config, x))])
+
+
+def network_inputs(config, x):
+    """All that a network takes with x: for Co-Mod-GAN also z, the same in every call.
+
+    Args:
+      config: ConfigDict.
+      x: f32[N, R, R, 4].
+
+    Returns:
+      [x] or [x, f32[N, z_dim]].
+    """
+    if not state_lib.is_comodgan(config):
+        return [x]
+    size = len(x), config.model.comodgan.z_dim
+    return [x, np.random.default_rng(0).standard_normal(size, np.float32)]
 
 
 def drop_noise_at_4x4(config, variables):
@@ -207,6 +232,14 @@ def write_pt(model, path, options):
     return notes
 
 
+def write_comodgan_pt(model, path, options):
+    state = comodgan_torch.published_state(model.config, model.variables)
+    state |= comodgan_torch.filters(model.config.model.resolution)
+    dtype = torch.float16 if options.half else torch.float32
+    torch.save({name: torch.from_numpy(state[name]).to(dtype) for name in sorted(state)},
+               path)
+
+
 def as_views(arrays, dtype):
     """Constants as tensors, each a corner of the largest of its kind.
 
@@ -227,39 +260,62 @@ def as_views(arrays, dtype):
 def run_pt(path, config):
     """What the published class computes of a file that it loads strictly."""
     state = torch_files.read_tensors(path)
-    expected = published_layout(config)
+    check_layout(path, state, published_layout(config))
+    return run_torch(torch_module.Generator(state, config.model.resolution), config)
+
+
+def run_comodgan_pt(path, config):
+    """What the published Co-Mod-GAN computes of a file that it loads strictly."""
+    state = torch_files.read_tensors(path)
+    model = config.model
+    layers = model.comodgan.mapping_layers
+    table = torch_map.comodgan_table(model.resolution, mapping_layers=layers)
+    check_layout(path, state, torch_map.torch_shapes(
+        state_lib.abstract_deployed(config), table) | {
+            name: array.shape
+            for name, array in comodgan_torch.filters(model.resolution).items()})
+    return run_torch(comodgan_torch.Generator(state, model.resolution, layers), config)
+
+
+def check_layout(path, state, expected):
+    """Raises ExportFailed unless {name: array} has just the expected {name: shape}."""
     actual = {name: array.shape for name, array in state.items()}
     if actual != expected:
         raise ExportFailed(
             f'{path}: only in the file {sorted(actual.items() - expected.items())}, '
             'only in the published layout '
             f'{sorted(expected.items() - actual.items())}.')
-    return run_torch(torch_module.Generator(state, config.model.resolution))
 
 
-def run_torch(module):
+def run_torch(module, config):
     """A torch module or TorchScript function for NHWC arrays."""
     def generate(x):
+        x, *z = network_inputs(config, x)
         with torch.inference_mode():
-            y = module(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
+            y = module(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()),
+                       *map(torch.from_numpy, z))
         return y.numpy().transpose(0, 2, 3, 1)
     return generate
 
 
 def write_torchscript(model, path, options):
-    module = torch_module.build_module(model.config, model.variables)
+    if state_lib.is_comodgan(model.config):
+        module = comodgan_torch.build_comodgan_module(model.config, model.variables)
+        trace = comodgan_torch.trace
+    else:
+        module = torch_module.build_module(model.config, model.variables)
+        trace = torch_module.trace
     if options.half:
         module = module.half()
     with warnings.catch_warnings():
         # TorchScript is deprecated, and what these consumers load.
         warnings.simplefilter('ignore', DeprecationWarning)
-        torch_module.trace(module).save(
+        trace(module).save(
             str(path), _extra_files={'metadata.json': json.dumps(model.metadata)})
 
 
 def run_torchscript(path, config):
-    del config
-    return run_torch(torch_script(path))
+    return run_torch(torch_script(path), config)
 
 
 def torch_script(path):
@@ -269,9 +325,13 @@ def torch_script(path):
 
 
 def write_onnx(model, path, options):
-    save_onnx(onnx_core.build_core(
-        model.config, model.variables, dynamic_size=options.dynamic_size,
-        drop_clamps=options.drop_clamps, metadata=model.metadata), path, options)
+    shared = {'drop_clamps': options.drop_clamps, 'metadata': model.metadata}
+    if state_lib.is_comodgan(model.config):
+        proto = comodgan_onnx.build_comodgan(model.config, model.variables, **shared)
+    else:
+        proto = onnx_core.build_core(model.config, model.variables,
+                                     dynamic_size=options.dynamic_size, **shared)
+    save_onnx(proto, path, options)
 
 
 def write_onnx_pipeline(model, path, options):
@@ -299,12 +359,12 @@ def onnx_session(path):
 
 
 def run_onnx(path, config):
-    del config
     session = onnx_session(path)
 
     def generate(x):
-        y, = session.run(['output'], {
-            'input': np.ascontiguousarray(x.transpose(0, 3, 1, 2))})
+        x, *z = network_inputs(config, x)
+        x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        y, = session.run(['output'], dict(zip(('input', 'z'), (x, *z))))
         return y.transpose(0, 2, 3, 1)
     return generate
 
@@ -380,6 +440,18 @@ FORMATS = {
     'tflite': Format('migan.tflite', write_tflite, run_tflite, count_tflite),
 }
 
+COMODGAN_FORMATS = {
+    'pt': Format('comodgan.pt', write_comodgan_pt, run_comodgan_pt, lambda path: {}),
+    'torchscript': Format(
+        'comodgan_traced.pt', write_torchscript, run_torchscript, count_torchscript),
+    'onnx': Format('comodgan.onnx', write_onnx, run_onnx, count_onnx),
+}
+
+
+def formats_of(config):
+    """{name: `Format`} that a model has."""
+    return COMODGAN_FORMATS if state_lib.is_comodgan(config) else FORMATS
+
 
 def counts(counter):
     return dict(sorted(counter.items()))
@@ -404,7 +476,7 @@ def export_one(name, model, path, options, pictures):
     Raises:
       ExportFailed: outside the tolerance, or not possible.
     """
-    chosen, limit = FORMATS[name], options.limit
+    chosen, limit = formats_of(model.config)[name], options.limit
     resolution = model.config.model.resolution
     # In a folder of its own: TorchScript archives remember the name of their file.
     with tempfile.TemporaryDirectory(prefix='.to_torch.', dir=path.parent) as folder:
@@ -471,14 +543,30 @@ def export_int8(model, path, pictures):
     return report
 
 
-def run(checkpoint, out, formats=tuple(FORMATS), options=Options(), images=None,
-        masks=None, calibration=None):
+def check_comodgan_has(formats, options, calibration):
+    """Raises ExportFailed if more is asked for than a Co-Mod-GAN has."""
+    missing = [name for name in formats if name not in COMODGAN_FORMATS]
+    if missing:
+        raise ExportFailed(
+            'the checkpoint holds a Co-Mod-GAN, which can not be exported as '
+            f'{", ".join(missing)}: pass --formats={",".join(COMODGAN_FORMATS)} or some '
+            'of them.')
+    if calibration:
+        raise ExportFailed('the checkpoint holds a Co-Mod-GAN, of which no int8 graph '
+                           'can be made: leave out --int8.')
+    if options.dynamic_size:
+        raise ExportFailed('the checkpoint holds a Co-Mod-GAN, whose dense layers tie '
+                           'it to one size: leave out --dynamic_size.')
+
+
+def run(checkpoint, out, formats=None, options=Options(), images=None, masks=None,
+        calibration=None):
     """Exports a checkpoint.
 
     Args:
       checkpoint: directory.
       out: directory for the files, made if missing.
-      formats: keys of `FORMATS`.
+      formats: keys of `FORMATS`; all that the model has by default.
       options: `Options`.
       images, masks: paths of pictures to compare on, or None.
       calibration: (images, masks) to write an int8 graph with, or None.
@@ -490,8 +578,8 @@ def run(checkpoint, out, formats=tuple(FORMATS), options=Options(), images=None,
       ValueError: unusable input; nothing was written.
       OSError: `out` can't be written.
     """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
+    unknown = [name for name in formats or () if name not in FORMATS]
+    if unknown or formats is not None and not formats:
         raise ExportFailed(f'--formats: {", ".join(unknown) or "none given"}; expected '
                            f'some of {", ".join(FORMATS)}.')
     if (images is None) != (masks is None):
@@ -501,9 +589,13 @@ def run(checkpoint, out, formats=tuple(FORMATS), options=Options(), images=None,
     calibration_pictures = (
         comparison.read_pictures(*calibration) if calibration else [])
     model = load(checkpoint)
+    files = formats_of(model.config)
+    formats = files if formats is None else formats
+    if state_lib.is_comodgan(model.config):
+        check_comodgan_has(formats, options, calibration)
     reports = []
     for name in [*dict.fromkeys(formats), *(['int8'] if calibration else [])]:
-        file = INT8 if name == 'int8' else FORMATS[name].file
+        file = INT8 if name == 'int8' else files[name].file
         try:
             if name == 'int8':
                 report = export_int8(model, out / file, calibration_pictures)
@@ -562,7 +654,9 @@ def define_flags():
         'Training workdir (its best checkpoint, else its latest) or a folder written '
         'by tools/from_torch.py.', required=True)
     flags.DEFINE_string('out', None, 'Folder for the files.', required=True)
-    flags.DEFINE_list('formats', list(FORMATS), f'Some of {", ".join(FORMATS)}.')
+    flags.DEFINE_list(
+        'formats', None, f'Some of {", ".join(FORMATS)}; of a Co-Mod-GAN '
+        f'{", ".join(COMODGAN_FORMATS)}. Default: all.')
     flags.DEFINE_bool('half', False, 'Store weights as float16.')
     flags.DEFINE_bool('int8', False, f'Write {INT8} too.')
     flags.DEFINE_string('calibration_images', None, 'Image or folder, for --int8.')
