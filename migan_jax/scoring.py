@@ -166,7 +166,8 @@ def read_networks(path):
             zipfile.BadZipFile) as error:
         raise ValueError(
             f'{path}: cannot be read as metric networks ({type(error).__name__}: '
-            f'{error}); expected a file written by tools/prepare_metrics.py.') from error
+            f'{error}); expected a file written by '
+            'tools/prepare_metrics.py.') from error
     params = traverse_util.unflatten_dict(arrays, sep='/')
     expected = abstract_networks()._asdict()
     state_lib.check_same_arrays(

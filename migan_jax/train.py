@@ -143,8 +143,8 @@ def check_best_metric(config, networks, left_out):
     if metric not in names:
         why = f' {left_out[metric]}' if metric in left_out else ''
         raise ValueError(
-            f'eval.best_metric is {metric!r}, which the evaluation of this run does not '
-            f'give; it gives {", ".join(sorted(names))}.{why}')
+            f'eval.best_metric is {metric!r}, which the evaluation of this run does '
+            f'not give; it gives {", ".join(sorted(names))}.{why}')
     expected = 'min' if metric in _LOWER_IS_BETTER else 'max'
     if mode != expected:
         raise ValueError(f'eval.best_mode is {mode!r}; expected {expected!r}, as '

@@ -77,7 +77,8 @@ def run_onnx(model, x, z):
 
 def run_torch(module, x, z):
     with torch.inference_mode():
-        y = module(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), torch.from_numpy(z))
+        y = module(
+            torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), torch.from_numpy(z))
     assert y.dtype == torch.float32 and y.is_contiguous()
     return golden.nhwc(y.numpy())
 
@@ -255,7 +256,8 @@ def test_the_files_alone(exported):
     assert golden.relative_error(run_torch(module, x, z), expected) < 1e-4
     for metadata in (json.loads(extra['metadata.json']),
                      {prop.key: prop.value for prop in model.metadata_props}):
-        assert metadata['model'] == 'Co-Mod-GAN' and metadata['z'].startswith('8 normal')
+        assert metadata['model'] == 'Co-Mod-GAN'
+        assert metadata['z'].startswith('8 normal')
         assert metadata['mask_polarity'] == '1 = known, 0 = hole'
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from lpips_test import random_tensors
+from inception_test import random_tensors as inception_tensors
+from lpips_test import random_tensors as lpips_tensors
 from migan_jax import scoring
 from migan_jax import state as state_lib
 from migan_jax import train as train_lib
@@ -40,7 +41,7 @@ def random_networks():
 def only_lpips():
     """`Loaded` with an LPIPS whose distances are those of a random network."""
     return scoring.Loaded(
-        scoring.Networks(lpips=lpips.from_tensors(*random_tensors())),
+        scoring.Networks(lpips=lpips.from_tensors(*lpips_tensors())),
         {'alex.pth': 'ab'}, {'fid': 'FID left out: put it there'})
 
 
@@ -68,9 +69,10 @@ def test_file_gives_back_networks_protocol_and_sources(complete):
 
 
 def test_networks_read_from_weight_files_have_the_abstract_shapes():
-    expected = scoring.abstract_networks().lpips
-    params = lpips.from_tensors(*random_tensors())
-    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, expected)
+    read = scoring.Networks(inception.from_tensors(inception_tensors()),
+                            lpips.from_tensors(*lpips_tensors()))
+    shapes = lambda networks: jax.tree.map(np.shape, networks)
+    assert shapes(read) == shapes(scoring.abstract_networks())
 
 
 def test_missing_network_stays_missing(tmp_path):
@@ -131,12 +133,13 @@ def test_other_files_are_refused(complete, tmp_path):
 
 
 def test_tool_reads_published_files_once(tmp_path, monkeypatch):
-    trunk, linear = random_tensors()
+    trunk, linear = lpips_tensors()
     files = []
     for tensors, file in ((trunk, weights.ALEXNETS[0]), (linear, weights.LPIPS_LINEAR)):
         path = tmp_path / file.name
         torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, path)
-        files.append(file._replace(sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        files.append(file._replace(sha256=digest))
     monkeypatch.setattr(weights, 'ALEXNETS', files[:1])
     monkeypatch.setattr(weights, 'LPIPS_LINEAR', files[1])
     out = tmp_path / 'new' / 'networks.npz'
@@ -233,7 +236,7 @@ def test_left_out_networks_are_not_carried_along(complete):
 
 @pytest.mark.parametrize('metric, mode, words', [
     ('hole_pnsr', 'max', ["is 'hole_pnsr'", 'hole_l1, hole_psnr,', 'ssim.']),
-    ('fid', 'min', ["is 'fid'", 'psnr, ssim. FID and LPIPS left out', 'prepare_metrics']),
+    ('fid', 'min', ["is 'fid'", 'ssim. FID and LPIPS left out', 'prepare_metrics']),
     ('lpips', 'min', ["is 'lpips'", 'config.eval.networks is empty']),
     ('hole_l1', 'max', ["eval.best_mode is 'max'; expected 'min'"]),
     ('ssim', 'highest', ["eval.best_mode is 'highest'; expected 'max'"]),

@@ -3,14 +3,18 @@
     python tools/benchmark_models.py --resolutions=256,512 --threads=2
 
 For each model, at its published width and with random weights (no operator's time
-depends on them): trained parameters; multiply-adds of the convolutions and dense layers, by
-hand, and of everything, as XLA counts the function it compiled; the time of one image
-in JAX and of the ONNX export in onnxruntime, in turns, so that whatever else the
-machine does hits all alike. Then Co-Mod-GAN's time over MI-GAN's. Table S.1 has 3.5
-on phones at 512; below that in onnxruntime, the operators that take MI-GAN's and
-Co-Mod-GAN's time are listed.
+depends on them):
 
-Mean, standard deviation and median are printed as a table; the last line is JSON.
+* parameters, without the fixed filters;
+* multiply-adds of the convolutions and dense layers, by hand, and of everything, as
+  XLA counts the function it compiled: half its flops, with filters and activations,
+  and on CPU with the zeros that pad the phases of Co-Mod-GAN's upsampling;
+* the time of one image in JAX and of the ONNX export in onnxruntime, in turns, so that
+  whatever else the machine does hits all alike: mean, standard deviation, median.
+
+Then Co-Mod-GAN's figures over MI-GAN's. Table S.1 has 3.5 on phones at 512; below that
+in onnxruntime, the operators that take the two models' time are listed. The last line
+is JSON.
 """
 
 import collections

@@ -5,9 +5,9 @@
 
 Reads the published weight files of FID's Inception and of LPIPS with AlexNet from
 --weights (default: $MIGAN_JAX_CACHE or ~/.cache/migan_jax), checks their hashes, and
-writes plain arrays, so that a machine that trains needs no PyTorch. What is not there is
-left out, and the tool says which file to put where. --protocol says how images are fed
-to Inception, as in tools/evaluate.py, and goes into the file.
+writes plain arrays, so that a machine that trains needs no PyTorch. What is not there
+is left out, and the tool says which file to put where. --protocol says how images are
+fed to Inception, as in tools/evaluate.py, and goes into the file.
 """
 
 import os
@@ -44,7 +44,7 @@ def run(out, weights='', protocol='paper'):
     loaded = scoring.load_networks(protocol, torch_files.read_tensors, weights, METRICS)
     if not loaded.files:
         raise ValueError('\n'.join(
-            ['no weight file of the metric networks is there', *loaded.missing.values()]))
+            ['no metric network is there', *loaded.missing.values()]))
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     scoring.write_networks(out, protocol, loaded)
     return loaded

@@ -236,8 +236,8 @@ def write_comodgan_pt(model, path, options):
     state = comodgan_torch.published_state(model.config, model.variables)
     state |= comodgan_torch.filters(model.config.model.resolution)
     dtype = torch.float16 if options.half else torch.float32
-    torch.save({name: torch.from_numpy(state[name]).to(dtype) for name in sorted(state)},
-               path)
+    torch.save({
+        name: torch.from_numpy(state[name]).to(dtype) for name in sorted(state)}, path)
 
 
 def as_views(arrays, dtype):
@@ -549,8 +549,8 @@ def check_comodgan_has(formats, options, calibration):
     if missing:
         raise ExportFailed(
             'the checkpoint holds a Co-Mod-GAN, which can not be exported as '
-            f'{", ".join(missing)}: pass --formats={",".join(COMODGAN_FORMATS)} or some '
-            'of them.')
+            f'{", ".join(missing)}: pass --formats={",".join(COMODGAN_FORMATS)} or '
+            'some of them.')
     if calibration:
         raise ExportFailed('the checkpoint holds a Co-Mod-GAN, of which no int8 graph '
                            'can be made: leave out --int8.')

@@ -100,7 +100,7 @@ class _Builder(onnx_core._CoreBuilder):
         return x
 
     def styles(self, x, params):
-        """All styles: {(block, layer): name [N, ci]} of name [N, w_dim + global_dim]."""
+        """All styles, [N, w_dim + global_dim] -> {(block, layer): name [N, ci]}."""
         layers = {(block_name, name): layer['affine']
                   for block_name, block in params.items()
                   for name, layer in block.items() if 'affine' in layer}
