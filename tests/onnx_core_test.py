@@ -2,7 +2,6 @@
 
 import jax
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 

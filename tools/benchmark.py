@@ -1,11 +1,14 @@
-"""Times the training steps of a config on this machine.
+"""Times the training steps of a config, the exported graphs, or two models.
 
     python tools/benchmark.py --config=configs/ablation_dw_reparam_places256.py \\
         --batch_size=2 --config.model.dtype=float32
+    python tools/benchmark.py --what=exports --resolutions=256,512
+    python tools/benchmark.py --models=migan,comodgan --resolutions=256,512
 
-Compiles the G, D and R1 steps, runs each several times and prints medians, compile
-times and the process's peak memory; the last line is JSON.  The images are noise: no
-step's time depends on what they show.
+The first compiles the G, D and R1 steps, runs each several times and prints medians,
+compile times and the process's peak memory.  The images are noise: no step's time
+depends on what they show.  The others: see benchmark_exports.py, benchmark_models.py.
+The last line is JSON.
 """
 
 import json
@@ -78,6 +81,16 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
     args = flags.FLAGS
+    what = args.what or ('models' if flags.FLAGS['models'].present else 'train')
+    # Imported where needed: training steps are timed without onnxruntime, too.
+    if what == 'exports':
+        import benchmark_exports
+        return benchmark_exports.main(argv)
+    if what == 'models':
+        import benchmark_models
+        return benchmark_models.main(argv)
+    if args.config is None:
+        sys.exit('error: --config is missing; name a config file whose steps to time')
     config = args.config
     config.train.batch_size = args.batch_size or config.train.batch_size
     try:
@@ -92,6 +105,11 @@ def main(argv):
 if __name__ == '__main__':
     config_flags.DEFINE_config_file('config', None, 'Config file.', lock_config=True)
     flags.DEFINE_integer('batch_size', 0, 'Images over all devices; default: the config\'s.')
-    flags.DEFINE_integer('repeats', 5, 'Runs of each step.')
-    flags.mark_flags_as_required(['config'])
+    flags.DEFINE_enum('what', None, ['train', 'exports', 'models'],
+                      'What to time; train, or models if --models is given.')
+    flags.DEFINE_list('models', ['migan', 'comodgan'], 'Models to compare.')
+    flags.DEFINE_list('resolutions', ['256', '512'], 'Of exports and models.')
+    flags.DEFINE_integer('threads', 2, 'Of onnxruntime.', lower_bound=1)
+    flags.DEFINE_bool('cpu_time', False, 'Exports, models: CPU seconds on one thread.')
+    flags.DEFINE_integer('repeats', 5, 'Runs of each.', lower_bound=1)
     app.run(main)

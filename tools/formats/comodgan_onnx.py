@@ -18,7 +18,6 @@ reaches them. The decoder's styles differ from sample to sample:
 * A torgb's style multiplies its 3 x ci kernel, not the image.
 """
 
-import jax
 import numpy as np
 import onnx
 
@@ -33,7 +32,7 @@ from migan_jax.layers import SQRT2
 UNKNOWN = 1e30
 
 
-class _Builder(onnx_core._CoreBuilder):
+class _Builder(onnx_core.CoreBuilder):
     """The layers of Co-Mod-GAN; every activation is the network's over sqrt(2)."""
 
     def dense(self, x, params, *, gain=SQRT2, lr_multiplier=1.0):
@@ -58,7 +57,7 @@ class _Builder(onnx_core._CoreBuilder):
 
     def encoder_conv(self, x, params, *, gain=SQRT2, down=False):
         """`comodgan.Conv` with bias and activation."""
-        kernel = onnx_core._oihw(params['kernel'])
+        kernel = onnx_core.oihw(params['kernel'])
         kernel = kernel * (gain * kernel[0].size**-0.5)
         padding, stride = kernel.shape[-1] // 2, 1
         if down:
@@ -138,7 +137,7 @@ class _Builder(onnx_core._CoreBuilder):
             x = self.graph.conv(
                 x, np.tile(taps, (co, 1, 1, 1)), groups=co, padding=1)
         else:
-            x = self.graph.conv(x, onnx_core._oihw(kernel), padding=1)
+            x = self.graph.conv(x, onnx_core.oihw(kernel), padding=1)
         x = op('Mul', x, pixels(demodulate))
         if plane is not None:
             x = op('Add', x, plane[None, None].astype(np.float32))
@@ -196,18 +195,6 @@ def _dense_weights(params, gain, lr_multiplier=1.0):
     return (kernel * factor).astype(np.float32), bias.astype(np.float32)
 
 
-def check_finite(variables):
-    """Raises ValueError, with their names, if parameters are NaN or infinite."""
-    damaged = [
-        jax.tree_util.keystr(path, simple=True, separator='/')
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
-        if not np.isfinite(leaf).all()]
-    if damaged:
-        raise ValueError(
-            f'{len(damaged)} parameters are not finite: {", ".join(damaged[:8])}: the '
-            'checkpoint is damaged or its training diverged; export an earlier one.')
-
-
 def build_comodgan(config, variables, *, drop_clamps=False, metadata=None):
     """The generator as an ONNX model, in evaluation mode and without truncation.
 
@@ -232,7 +219,7 @@ def build_comodgan(config, variables, *, drop_clamps=False, metadata=None):
     """
     resolution = config.model.resolution
     check_resolution(resolution)
-    check_finite(variables)
+    onnx_core.check_finite(variables)
     graph = onnx_core.GraphBuilder()
     builder = _Builder(graph, 'input', resolution, dynamic_size=False, one=None,
                        clamps=not drop_clamps)

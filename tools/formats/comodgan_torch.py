@@ -15,15 +15,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from formats import torch_module
+from formats.torch_module import activation
+from formats.torch_module import tensor_of
+from formats.torch_module import up2
 from migan_jax import torch_map
 from migan_jax.layers import EPS
 from migan_jax.layers import FIR_TAPS
 from migan_jax.layers import resolutions
 from migan_jax.layers import SQRT2
-
-_tensor = torch_module._tensor
-_activation = torch_module._activation
 
 
 def _fir(x, taps, padding):
@@ -43,13 +42,13 @@ class Dense(nn.Module):
             gain *= SQRT2
         weight = state[f'{prefix}.weight']
         self.register_buffer(
-            'kernel', _tensor(weight, gain * lr_multiplier * weight.shape[1]**-0.5))
+            'kernel', tensor_of(weight, gain * lr_multiplier * weight.shape[1]**-0.5))
         self.register_buffer(
-            'bias', _tensor(state[f'{prefix}.bias'], gain * lr_multiplier))
+            'bias', tensor_of(state[f'{prefix}.bias'], gain * lr_multiplier))
 
     def forward(self, x):
         x = functional.linear(x, self.kernel.type_as(x), self.bias.type_as(x))
-        return _activation(x) if self.activate else x
+        return activation(x) if self.activate else x
 
 
 class Conv(nn.Module):
@@ -60,11 +59,11 @@ class Conv(nn.Module):
         self.down = down
         weight = state[f'{prefix}.weight']
         self.padding = weight.shape[-1] // 2
-        self.register_buffer('kernel', _tensor(weight, SQRT2 * weight[0].size**-0.5))
-        self.register_buffer('bias', _tensor(state[f'{prefix}.bias'], SQRT2))
+        self.register_buffer('kernel', tensor_of(weight, SQRT2 * weight[0].size**-0.5))
+        self.register_buffer('bias', tensor_of(state[f'{prefix}.bias'], SQRT2))
         if down:
             self.register_buffer(
-                'fir', _tensor(np.outer(FIR_TAPS, FIR_TAPS), 1.0)[None, None])
+                'fir', tensor_of(np.outer(FIR_TAPS, FIR_TAPS), 1.0)[None, None])
 
     def forward(self, x):
         kernel, bias = self.kernel.type_as(x), self.bias.type_as(x)
@@ -73,7 +72,7 @@ class Conv(nn.Module):
             x = functional.conv2d(_fir(x, self.fir, 2), kernel, bias, stride=2)
         else:
             x = functional.conv2d(x, kernel, bias, padding=self.padding)
-        return _activation(x)
+        return activation(x)
 
 
 class ModulatedConv(nn.Module):
@@ -86,15 +85,15 @@ class ModulatedConv(nn.Module):
         weight = np.asarray(state[f'{prefix}.weight'], np.float64)
         weight = weight / np.sqrt(np.square(weight).mean((1, 2, 3), keepdims=True))
         squares = np.square(weight).sum((2, 3)).T                       # [ci, co]
-        self.register_buffer('squares', _tensor(squares + EPS / len(squares), 1.0))
+        self.register_buffer('squares', tensor_of(squares + EPS / len(squares), 1.0))
         if up:
             weight = weight.transpose(1, 0, 2, 3)
             self.register_buffer(
-                'fir', _tensor(np.outer(FIR_TAPS, FIR_TAPS), 4.0)[None, None])
-        self.register_buffer('kernel', _tensor(np.ascontiguousarray(weight), SQRT2))
-        self.register_buffer('bias', _tensor(state[f'{prefix}.bias'], SQRT2))
+                'fir', tensor_of(np.outer(FIR_TAPS, FIR_TAPS), 4.0)[None, None])
+        self.register_buffer('kernel', tensor_of(np.ascontiguousarray(weight), SQRT2))
+        self.register_buffer('bias', tensor_of(state[f'{prefix}.bias'], SQRT2))
         plane = state[f'{prefix}.noise_const'] * state[f'{prefix}.noise_strength']
-        self.register_buffer('noise', _tensor(plane, SQRT2)[None, None])
+        self.register_buffer('noise', tensor_of(plane, SQRT2)[None, None])
 
     def forward(self, x, styles):
         style = self.affine(styles)                                     # [N, ci]
@@ -106,7 +105,7 @@ class ModulatedConv(nn.Module):
         else:
             x = functional.conv2d(x, self.kernel.type_as(x), padding=1)
         x = x.mul_(norms.rsqrt()[:, :, None, None]).add_(self.noise.type_as(x))
-        return _activation(x.add_(self.bias.type_as(x)[:, None, None]))
+        return activation(x.add_(self.bias.type_as(x)[:, None, None]))
 
 
 class ToRGB(nn.Module):
@@ -116,8 +115,8 @@ class ToRGB(nn.Module):
         super().__init__()
         weight = state[f'{prefix}.weight']
         self.affine = Dense(state, f'{prefix}.affine', gain=weight.shape[1]**-0.5)
-        self.register_buffer('kernel', _tensor(weight, 1.0))
-        self.register_buffer('bias', _tensor(state[f'{prefix}.bias'], 1.0))
+        self.register_buffer('kernel', tensor_of(weight, 1.0))
+        self.register_buffer('bias', tensor_of(state[f'{prefix}.bias'], 1.0))
 
     def forward(self, x, styles):
         x = x * self.affine(styles)[:, :, None, None]
@@ -240,7 +239,7 @@ class Generator(nn.Module):
         x, image = self.synthesis_start(x, skip, styles)
         for block, skip in zip(self.synthesis.values(), reversed(skips)):
             x, rgb = block(x, skip, styles)
-            image = torch_module.up2(image).add_(rgb)
+            image = up2(image).add_(rgb)
         return image.contiguous()
 
 

@@ -149,7 +149,7 @@ class Feature:
         return len(self.low)
 
 
-class _CoreBuilder:
+class CoreBuilder:
     """The generator's layers on `Feature`s.
 
     Attributes:
@@ -280,7 +280,7 @@ class _CoreBuilder:
 
     def block(self, x, params, plane=None, *, resolution, up=False, down=False):
         """`layers.ConvBlock`; `plane` f32[r, r] is noise times strength or None."""
-        gained = lambda kernel: SQRT2 * _oihw(params[kernel]['kernel'])
+        gained = lambda kernel: SQRT2 * oihw(params[kernel]['kernel'])
         if 'depthwise' not in params:
             return self.dense_block(
                 x, gained('conv'), params['bias'], plane, resolution, up, down)
@@ -314,7 +314,7 @@ class _CoreBuilder:
         return self.activate(x)
 
     def torgb(self, x, params):
-        kernel = SQRT2 * _oihw(params['pointwise']['kernel'])
+        kernel = SQRT2 * oihw(params['pointwise']['kernel'])
         return self.conv(x, kernel, params['bias'])
 
     def generator(self, params, planes):
@@ -335,7 +335,7 @@ class _CoreBuilder:
             block = encoder[f'b{r}']
             if r == self.resolution:
                 x = self.activate(self.conv(
-                    x, _oihw(block['fromrgb']['pointwise']['kernel']),
+                    x, oihw(block['fromrgb']['pointwise']['kernel']),
                     block['fromrgb']['bias']))
             skips[r] = self.block(x, block['conv1'], resolution=r)
             x = self.block(skips[r], block['conv2'], resolution=r, down=r > 4)
@@ -352,7 +352,7 @@ class _CoreBuilder:
         return image
 
 
-def _oihw(kernel):
+def oihw(kernel):
     """HWIO -> OIHW."""
     return np.asarray(kernel).transpose(3, 2, 0, 1)
 
@@ -377,6 +377,18 @@ def noise_planes(variables):
     return planes
 
 
+def check_finite(variables):
+    """Raises ValueError, with their names, if parameters are NaN or infinite."""
+    damaged = [
+        jax.tree_util.keystr(path, simple=True, separator='/')
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+        if not np.isfinite(leaf).all()]
+    if damaged:
+        raise ValueError(
+            f'{len(damaged)} parameters are not finite: {", ".join(damaged[:8])}: the '
+            'checkpoint is damaged or its training diverged; export an earlier one.')
+
+
 def add_core(graph, image, config, variables, *, dynamic_size=False, one=None,
              drop_clamps=False):
     """Adds the generator to a graph.
@@ -393,15 +405,8 @@ def add_core(graph, image, config, variables, *, dynamic_size=False, one=None,
     """
     resolution = config.model.resolution
     check_resolution(resolution)
-    damaged = [
-        jax.tree_util.keystr(path, simple=True, separator='/')
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
-        if not np.isfinite(leaf).all()]
-    if damaged:
-        raise ValueError(
-            f'{len(damaged)} parameters are not finite: {", ".join(damaged[:8])}: the '
-            'checkpoint is damaged or its training diverged; export an earlier one.')
-    builder = _CoreBuilder(graph, image, resolution, dynamic_size, one, not drop_clamps)
+    check_finite(variables)
+    builder = CoreBuilder(graph, image, resolution, dynamic_size, one, not drop_clamps)
     return builder.generator(variables['params'], noise_planes(variables)).name
 
 

@@ -24,7 +24,7 @@ from migan_jax.layers import resolutions
 from migan_jax.layers import SQRT2
 
 
-def _activation(x):
+def activation(x):
     """Leaky ReLU clamped to +-256, in place; its sqrt(2) is in the weights."""
     return functional.leaky_relu(x, 0.2, inplace=True).clamp_(-CLAMP, CLAMP)
 
@@ -51,12 +51,12 @@ class Pointwise(nn.Module):
         super().__init__()
         self.activate = activate
         gain = SQRT2 if activate else 1.0
-        self.register_buffer('kernel', _tensor(state[f'{prefix}.weight'], gain))
-        self.register_buffer('bias', _tensor(state[f'{prefix}.bias'], gain))
+        self.register_buffer('kernel', tensor_of(state[f'{prefix}.weight'], gain))
+        self.register_buffer('bias', tensor_of(state[f'{prefix}.bias'], gain))
 
     def forward(self, x):
         x = functional.conv2d(x, self.kernel.type_as(x), self.bias.type_as(x))
-        return _activation(x) if self.activate else x
+        return activation(x) if self.activate else x
 
 
 class Block(nn.Module):
@@ -66,20 +66,20 @@ class Block(nn.Module):
         super().__init__()
         self.up, self.down = up, down
         for name, ending in _BLOCK_TENSORS.items():
-            self.register_buffer(name, _tensor(state[f'{prefix}.{ending}'], SQRT2))
+            self.register_buffer(name, tensor_of(state[f'{prefix}.{ending}'], SQRT2))
         self.noisy = f'{prefix}.noise_const' in state
         if self.noisy:
             plane = state[f'{prefix}.noise_const'] * state[f'{prefix}.noise_strength']
-            self.register_buffer('noise', _tensor(plane, SQRT2)[None, None])
+            self.register_buffer('noise', tensor_of(plane, SQRT2)[None, None])
         if down:
             self.register_buffer(
-                'fir', _tensor(np.outer(FIR_TAPS, FIR_TAPS), 1.0)[None, None])
+                'fir', tensor_of(np.outer(FIR_TAPS, FIR_TAPS), 1.0)[None, None])
 
     def forward(self, x):
         channels = self.depthwise.shape[0]
         x = functional.conv2d(x, self.depthwise.type_as(x), self.bias.type_as(x),
                               padding=1, groups=channels)
-        x = _activation(x)
+        x = activation(x)
         if self.down:
             fir = self.fir.type_as(x).expand(channels, 1, 4, 4)
             x = functional.conv2d(x, fir, stride=2, padding=1, groups=channels)
@@ -88,7 +88,7 @@ class Block(nn.Module):
             x = up2(x)
         if self.noisy:
             x = x.add_(self.noise.type_as(x))
-        return _activation(x)
+        return activation(x)
 
 
 class EncoderBlock(nn.Module):
@@ -163,7 +163,7 @@ _BLOCK_TENSORS = {
     'depthwise': 'conv1.weight', 'bias': 'conv1.bias', 'pointwise': 'conv2.weight'}
 
 
-def _tensor(array, gain):
+def tensor_of(array, gain):
     """float32 tensor of array * gain, rounded once."""
     return torch.from_numpy((np.asarray(array, np.float64) * gain).astype(np.float32))
 
