@@ -1,4 +1,4 @@
-"""Distilling from a teacher, training one, and fine-tuning: the loop around them."""
+"""Distilling from a teacher and training one: the loop around them."""
 
 import os
 import subprocess
@@ -11,28 +11,17 @@ import numpy as np
 import pytest
 
 from configs import default
-from migan_jax import fuse
 from migan_jax import inpaint
 from migan_jax import state as state_lib
 from migan_jax import steps as steps_lib
 from migan_jax import torch_map
 from migan_jax import train as train_lib
-from migan_jax.layers import effective_kernel
 from tiny import BATCH
 from tiny import final_state
+from tiny import random_deployed
 from tiny import tiny_config
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..')
-
-
-def random_deployed(config, seed=0):
-    """Drawn variables of a config's deployed generator."""
-    generator = state_lib.build_generator(config, fused=True)
-    r = config.model.resolution
-    key = jax.random.key(seed)
-    z = generator.latents(jax.random.split(key, 1))
-    return jax.device_get(jax.jit(
-        lambda: generator.init(key, jnp.zeros((1, r, r, 4)), 'none', z))())
 
 
 @pytest.fixture(scope='module')
@@ -181,93 +170,6 @@ def test_path_length_of_migan_is_refused(tmp_path):
     config.loss.path_length_weight = 2.0
     with pytest.raises(ValueError, match='MI-GAN has no latent'):
         train_lib.train(config, str(tmp_path / 'run'))
-
-
-# --- deployed checkpoints and fine-tuning -------------------------------------
-
-
-@pytest.mark.parametrize('kind', ['migan', 'comodgan'])
-def test_deployed_checkpoint_is_bit_identical(kind, tmp_path):
-    config = tiny_config(1, kind)
-    variables = random_deployed(config)
-    state_lib.save_deployed(str(tmp_path), config, variables)
-    loaded_config, _, loaded = state_lib.load_deployed(str(tmp_path))
-    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
-    assert loaded_config.model.kind == kind and loaded_config.deployed
-
-
-def test_deployed_variables_of_another_model_list_both_sides(tmp_path):
-    config = tiny_config(1)
-    variables = random_deployed(config)
-    del variables['params']['encoder']['b16']['fromrgb']
-    variables['params']['extra'] = np.zeros(3, np.float32)
-    with pytest.raises(state_lib.CheckpointError) as error:
-        state_lib.save_deployed(str(tmp_path / 'out'), config, variables)
-    assert "only in the weights: ['params/extra']" in str(error.value)
-    assert 'params/encoder/b16/fromrgb/bias' in str(error.value)
-    assert not (tmp_path / 'out').exists()
-
-
-def test_unfolded_kernels_are_effectively_the_same():
-    for materialize in (False, True):
-        config = tiny_config(1)
-        config.model.materialize_branches = materialize
-        deployed = random_deployed(config)['params']
-        deployed = fuse.fuse(deployed)   # normalised, as deployed kernels are
-        state = state_lib.init_state(
-            state_lib.build_models(config), 16, jax.random.key(0))
-        params = fuse.unfold(deployed, state.params_g)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9),
-                     fuse.fuse(params), deployed)
-        # As large as at the start of training, so that they turn as fast.
-        kernel = params['encoder']['b8']['conv1']['pointwise']
-        assert np.std(fuse.collapse_branches({'k': kernel})['k']['branch_sum']) == (
-            pytest.approx(1.0, abs=0.1))
-        assert effective_kernel(kernel).shape == (1, 1, 8, 8)
-
-
-def test_fine_tuning_starts_from_the_given_weights(tmp_path):
-    config = tiny_config(2)
-    source = random_deployed(config)
-    source['params'] = jax.device_get(fuse.fuse(source['params']))
-    state_lib.save_deployed(str(tmp_path / 'source'), config, source)
-    config.init_from = str(tmp_path / 'source')
-    config.optim.g_lr = 0.0
-    train_lib.train(config, str(tmp_path / 'run'))
-    _, _, tuned = state_lib.load_deployed(str(tmp_path / 'run'))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8),
-                 tuned, source)
-    # A resumed run goes on from its own checkpoint, and needs the source no more.
-    config.init_from = str(tmp_path / 'gone')
-    train_lib.train(config, str(tmp_path / 'run'))
-    with pytest.raises(state_lib.CheckpointError, match='no config.json'):
-        train_lib.train(config, str(tmp_path / 'other'))
-
-
-def test_fine_tuning_a_training_run_takes_its_discriminator_along(tmp_path):
-    config = tiny_config(2)
-    train_lib.train(config, str(tmp_path / 'first'))
-    first = final_state(str(tmp_path / 'first'))
-    start = state_lib.init_state(state_lib.build_models(config), 16, jax.random.key(7))
-    state = state_lib.warm_start(start, config, str(tmp_path / 'first'))
-    assert int(state.step) == 0
-    for ours, theirs in ((state.params_g, first.ema), (state.ema, first.ema),
-                         (state.params_d, first.params_d)):
-        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-
-
-def test_fine_tuning_from_another_model_lists_both_values(tmp_path):
-    config = tiny_config(1)
-    config.model.noise_at_4x4 = False
-    state_lib.save_deployed(str(tmp_path / 'source'), config, random_deployed(config))
-    other = tiny_config(1)
-    other.model.ch_max = 16
-    other.init_from = str(tmp_path / 'source')
-    with pytest.raises(state_lib.CheckpointError) as error:
-        train_lib.train(other, str(tmp_path / 'run'))
-    assert 'model.ch_max: 8 -> 16' in str(error.value)
-    assert 'model.noise_at_4x4: False -> True' in str(error.value)
-    assert not (tmp_path / 'run').exists()
 
 
 # --- published weights --------------------------------------------------------

@@ -1,5 +1,8 @@
 """The smallest runs of the training loop, and their final states."""
 
+import jax
+import jax.numpy as jnp
+
 from configs import default
 from migan_jax import state as state_lib
 
@@ -37,3 +40,13 @@ def final_state(workdir):
     state = state_lib.restore(manager, abstract)
     manager.close()
     return state
+
+
+def random_deployed(config, seed=0):
+    """Drawn variables of a config's deployed generator."""
+    generator = state_lib.build_generator(config, fused=True)
+    r = config.model.resolution
+    key = jax.random.key(seed)
+    z = generator.latents(jax.random.split(key, 1))
+    return jax.device_get(jax.jit(
+        lambda: generator.init(key, jnp.zeros((1, r, r, 4)), 'none', z))())
