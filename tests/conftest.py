@@ -10,6 +10,9 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import jax
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
-# Most of the suite's time is compilation: a second run finds it on disk.
+# Most of the suite's time is compilation: a second run finds it on disk.  A folder for
+# each process: entries are not written atomically, and one half-written by another
+# process can take the reader down.
 jax.config.update('jax_compilation_cache_dir', os.path.join(
-    os.path.dirname(__file__), '..', '.cache', 'xla'))
+    os.path.dirname(__file__), '..', '.cache', 'xla',
+    os.environ.get('PYTEST_XDIST_WORKER', 'main')))
