@@ -1,5 +1,6 @@
 """Set once for all tests: CPU, eight virtual devices, strict dtype promotion."""
 
+import gc
 import os
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -21,6 +22,10 @@ jax.config.update('jax_compilation_cache_dir', os.path.join(
 
 @pytest.fixture(autouse=True, scope='module')
 def forget_compiled_functions():
-    """Frees what a file's tests compiled: all files' together take 9 GB a process."""
+    """Frees what a file's tests compiled.
+
+    All files' together take 9 GB and more memory mappings than a process may have.
+    """
     yield
     jax.clear_caches()
+    gc.collect()
