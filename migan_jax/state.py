@@ -198,11 +198,24 @@ def build_models(config):
         lazy_optimizer(optim.d_lr, config.loss.r1_interval, branches))
 
 
+def init_generator(generator, key):
+    """Variables of a generator at the start of training.
+
+    Args:
+      generator: of MI-GAN in any form, or of Co-Mod-GAN.
+      key: a JAX key.
+
+    Returns:
+      {'params', 'noise', ...}.
+    """
+    x = jnp.zeros((1, generator.resolution, generator.resolution, 4))
+    return generator.init(key, x, 'none', generator.latents(jax.random.split(key, 1)))
+
+
 def _initial_state(models, resolution, key):
     key_g, key_d = jax.random.split(key)
     x = jnp.zeros((1, resolution, resolution, 4))
-    z = models.generator.latents(jax.random.split(key_g, 1))
-    g = dict(models.generator.init(key_g, x, 'none', z))
+    g = dict(init_generator(models.generator, key_g))
     params_g = g.pop('params')
     d = models.discriminator.init(key_d, x)
     return TrainState(
@@ -432,13 +445,8 @@ def save_deployed(directory, config, variables):
 def abstract_deployed(config):
     """Shapes and dtypes of the variables of `build_generator(config, fused=True)`."""
     generator = build_generator(config, fused=True)
-    r = config.model.resolution
-
-    def init(key):
-        z = generator.latents(jax.random.split(key, 1))
-        return generator.init(key, jnp.zeros((1, r, r, 4)), 'none', z)
-
-    return jax.eval_shape(init, jax.random.key(0))
+    return jax.eval_shape(
+        functools.partial(init_generator, generator), jax.random.key(0))
 
 
 def check_same_arrays(expected, actual, expected_name, actual_name):

@@ -280,8 +280,8 @@ def make_steps(models, settings, teacher=None, devices=None):
         return state.replace(params_g=params, opt_g=opt, path_length=mean), metrics
 
     step = lambda f: jax.pmap(f, AXIS, donate_argnums=0, devices=devices)
-    return Steps(jax.pmap(prepare, AXIS, devices=devices), step(g_step), step(d_step), step(r1_step),
-                 step(path_length_step))
+    return Steps(jax.pmap(prepare, AXIS, devices=devices), step(g_step), step(d_step),
+                 step(r1_step), step(path_length_step))
 
 
 def r1_is_due(settings, step):
@@ -291,7 +291,8 @@ def r1_is_due(settings, step):
 
 def path_length_is_due(settings, step):
     """Whether iteration `step` (counted from 0) ends with a path-length step."""
-    return bool(settings.path_length_weight) and step % settings.path_length_interval == 0
+    return (settings.path_length_weight > 0
+            and step % settings.path_length_interval == 0)
 
 
 def iterate(steps, settings, step, state, images, teacher_params=None):

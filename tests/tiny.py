@@ -1,7 +1,6 @@
 """The smallest runs of the training loop, and their final states."""
 
 import jax
-import jax.numpy as jnp
 
 from configs import default
 from migan_jax import state as state_lib
@@ -45,8 +44,5 @@ def final_state(workdir):
 def random_deployed(config, seed=0):
     """Drawn variables of a config's deployed generator."""
     generator = state_lib.build_generator(config, fused=True)
-    r = config.model.resolution
-    key = jax.random.key(seed)
-    z = generator.latents(jax.random.split(key, 1))
     return jax.device_get(jax.jit(
-        lambda: generator.init(key, jnp.zeros((1, r, r, 4)), 'none', z))())
+        lambda: state_lib.init_generator(generator, jax.random.key(seed)))())
