@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from configs import default
-from formats import comodgan_onnx
-from formats import comodgan_torch
-from formats import onnx_quantize
+from migan_jax.export import comodgan_onnx
+from migan_jax.export import comodgan_torch
+from migan_jax.export import exporting
+from migan_jax.export import onnx_quantize
 import golden
 from migan_jax import comodgan
 from migan_jax import state as state_lib
 from migan_jax import torch_map
-import to_torch
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*torch.jit.*:DeprecationWarning')
 
@@ -217,7 +217,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory, checkpoint):
     out = tmp_path_factory.mktemp('exported')
-    return out, to_torch.run(checkpoint, out)
+    return out, exporting.run(checkpoint, out)
 
 
 def test_every_format_is_written_and_compared(exported):
@@ -262,7 +262,7 @@ def test_the_files_alone(exported):
 
 
 def test_half_exports(tmp_path, checkpoint, exported):
-    reports = to_torch.run(checkpoint, tmp_path, options=to_torch.Options(half=True))
+    reports = exporting.run(checkpoint, tmp_path, options=exporting.Options(half=True))
     for half, full in zip(reports, exported[1]):
         assert 'error' not in half, half
         assert 1e-6 < half['random']['max'] < 2e-2
@@ -272,10 +272,10 @@ def test_half_exports(tmp_path, checkpoint, exported):
 @pytest.mark.parametrize('options, message', [
     (dict(formats=['onnx', 'tflite', 'onnx_pipeline']),
      'Co-Mod-GAN, .* as tflite, onnx_pipeline: pass --formats=pt,torchscript,onnx'),
-    (dict(options=to_torch.Options(dynamic_size=True)), 'leave out --dynamic_size')])
+    (dict(options=exporting.Options(dynamic_size=True)), 'leave out --dynamic_size')])
 def test_what_co_mod_gan_has_not_is_refused(tmp_path, checkpoint, options, message):
-    with pytest.raises(to_torch.ExportFailed, match=message):
-        to_torch.run(checkpoint, tmp_path, **options)
+    with pytest.raises(exporting.ExportFailed, match=message):
+        exporting.run(checkpoint, tmp_path, **options)
     assert not os.listdir(tmp_path)
 
 
@@ -284,6 +284,6 @@ def test_int8_is_refused(tmp_path, checkpoint):
         image = np.zeros((32, 32, 3) if kind == 'image' else (32, 32), np.uint8)
         Image.fromarray(image).save(tmp_path / f'{kind}.png')
     pair = tmp_path / 'image.png', tmp_path / 'mask.png'
-    with pytest.raises(to_torch.ExportFailed, match='leave out --int8'):
-        to_torch.run(checkpoint, tmp_path / 'out', calibration=pair)
+    with pytest.raises(exporting.ExportFailed, match='leave out --int8'):
+        exporting.run(checkpoint, tmp_path / 'out', calibration=pair)
     assert not os.listdir(tmp_path / 'out')

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from formats import torch_files
-from formats import torch_module
+from migan_jax.export import torch_files
+from migan_jax.export import torch_module
 import golden
 from migan_jax import state as state_lib
 from migan_jax import torch_map

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from formats.torch_files import read_tensors
+from migan_jax.export.torch_files import read_tensors
 from inception_test import random_tensors as inception_tensors
 from lpips_test import random_tensors as lpips_tensors
 from migan_jax import scoring

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 
 from configs import default
-from formats import onnx_core
+from migan_jax.export import onnx_core
 from migan_jax import state as state_lib
 from migan_jax.generator import Decoder
 from migan_jax.generator import Encoder

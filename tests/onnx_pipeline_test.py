@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from formats import onnx_pipeline
+from migan_jax.export import onnx_pipeline
 from migan_jax import inpaint
 from onnx_core_test import random_variables
 from onnx_core_test import small_config

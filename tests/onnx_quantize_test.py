@@ -4,9 +4,9 @@ import numpy as np
 import onnx
 import pytest
 
-from formats import onnx_core
-from formats import onnx_pipeline
-from formats import onnx_quantize
+from migan_jax.export import onnx_core
+from migan_jax.export import onnx_pipeline
+from migan_jax.export import onnx_quantize
 from onnx_core_test import expected
 from onnx_core_test import random_input
 from onnx_core_test import random_variables

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from formats import tflite
+from migan_jax.export import tflite
 import golden
 from migan_jax import torch_map
 from migan_jax.generator import Generator

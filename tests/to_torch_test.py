@@ -17,9 +17,10 @@ from PIL import Image
 import pytest
 import torch
 
-from formats import onnx_core
-from formats import onnx_quantize
-from formats import tflite
+from migan_jax.export import exporting
+from migan_jax.export import onnx_core
+from migan_jax.export import onnx_quantize
+from migan_jax.export import tflite
 import golden
 from migan_jax import state as state_lib
 
@@ -34,7 +35,7 @@ def load_tool(name):
     return module
 
 
-tool = load_tool('to_torch')
+
 from_torch = load_tool('from_torch')
 
 
@@ -88,14 +89,14 @@ def photos(tmp_path_factory):
 def exported(tmp_path_factory, checkpoint, photos):
     """Everything, in float32, and the report by format."""
     out = tmp_path_factory.mktemp('exported') / 'deep' / 'out'
-    reports = tool.run(checkpoint, out, images=photos[0], masks=photos[1],
+    reports = exporting.run(checkpoint, out, images=photos[0], masks=photos[1],
                        calibration=photos)
     return out, {report['format']: report for report in reports}
 
 
 def test_all_formats_pass_and_are_reported(exported):
     out, reports = exported
-    assert list(reports) == [*tool.FORMATS, 'int8']
+    assert list(reports) == [*exporting.FORMATS, 'int8']
     for name, report in reports.items():
         assert 'error' not in report, report
         assert report['bytes'] == (out / report['file']).stat().st_size
@@ -108,7 +109,7 @@ def test_all_formats_pass_and_are_reported(exported):
                 assert report[key]['mean'] <= report[key]['max']
     assert json.loads((out / 'report.json').read_text()) == list(reports.values())
     assert sorted(os.listdir(out)) == sorted(
-        [*(f.file for f in tool.FORMATS.values()), tool.INT8, 'report.json'])
+        [*(f.file for f in exporting.FORMATS.values()), exporting.INT8, 'report.json'])
     assert reports['onnx']['operators']['Conv'] >= 33
     assert reports['tflite']['operators']['DEPTHWISE_CONV_2D'] >= 17
     assert reports['torchscript']['operators']['aten::_convolution'] >= 33
@@ -139,7 +140,7 @@ def test_a_model_trained_in_bfloat16_is_exported_in_float32(tmp_path, checkpoint
     config, _, variables = state_lib.load_deployed(str(checkpoint))
     config.model.dtype = 'bfloat16'
     state_lib.save_deployed(str(tmp_path / 'checkpoint'), config, variables)
-    report, = tool.run(tmp_path / 'checkpoint', tmp_path / 'out', ['torchscript'])
+    report, = exporting.run(tmp_path / 'checkpoint', tmp_path / 'out', ['torchscript'])
     assert report['random']['max'] < 1e-5
 
 
@@ -192,7 +193,7 @@ def test_metadata_in_every_file_that_can_hold_it(exported):
 
 
 def test_half(tmp_path, checkpoint, exported):
-    reports = tool.run(checkpoint, tmp_path, options=tool.Options(half=True))
+    reports = exporting.run(checkpoint, tmp_path, options=exporting.Options(half=True))
     for report in reports:
         assert 'error' not in report, report
         assert 1e-6 < report['random']['max'] <= 0.03
@@ -206,23 +207,23 @@ def test_half(tmp_path, checkpoint, exported):
 
 
 def test_noise_at_4x4(tmp_path, noisy, exported):
-    refused, kept = tool.run(noisy, tmp_path, ['pt', 'torchscript'])
+    refused, kept = exporting.run(noisy, tmp_path, ['pt', 'torchscript'])
     assert '--drop_noise_at_4x4' in refused['error'] and '0.5' in refused['error']
     assert not (tmp_path / 'migan.pt').exists()
     # TorchScript has a place for it.
     assert kept['random']['max'] < 1e-4 and 'dropped_noise_at_4x4' not in kept
-    report, = tool.run(noisy, tmp_path, ['pt'], tool.Options(drop_noise_at_4x4=True))
+    report, = exporting.run(noisy, tmp_path, ['pt'], exporting.Options(drop_noise_at_4x4=True))
     assert report['random']['max'] < 1e-4
     assert report['dropped_noise_at_4x4']['max'] > 1e-2
-    assert 'against the model with noise at 4 x 4' in tool.describe(report)
+    assert 'against the model with noise at 4 x 4' in exporting.describe(report)
     for name, tensor in torch.load(tmp_path / 'migan.pt', weights_only=True).items():
         np.testing.assert_array_equal(
             tensor, torch.load(exported[0] / 'migan.pt', weights_only=True)[name])
 
 
 def test_options_of_the_graphs(tmp_path, checkpoint):
-    reports = tool.run(checkpoint, tmp_path, ['onnx', 'onnx_pipeline'],
-                       tool.Options(dynamic_size=True, upstream_crop=True))
+    reports = exporting.run(checkpoint, tmp_path, ['onnx', 'onnx_pipeline'],
+                            exporting.Options(dynamic_size=True, upstream_crop=True))
     assert not any('error' in report for report in reports)
     session = onnxruntime.InferenceSession(tmp_path / 'migan.onnx')
     y, = session.run(None, {'input': np.zeros((2, 4, 64, 96), np.float32)})
@@ -234,8 +235,8 @@ def test_options_of_the_graphs(tmp_path, checkpoint):
 
 def test_beyond_the_tolerance_nothing_is_written(tmp_path, checkpoint, capsys):
     (tmp_path / 'migan.pt').write_bytes(b'an earlier one')
-    pt, traced = tool.run(checkpoint, tmp_path, ['pt', 'torchscript'],
-                          tool.Options(half=True, tolerance=1e-9))
+    pt, traced = exporting.run(checkpoint, tmp_path, ['pt', 'torchscript'],
+                               exporting.Options(half=True, tolerance=1e-9))
     for report in (pt, traced):
         assert 'more than 1e-09' in report['error']
     assert (tmp_path / 'migan.pt').read_bytes() == b'an earlier one'
@@ -250,7 +251,7 @@ def test_a_wrong_graph_is_noticed(tmp_path, checkpoint, monkeypatch):
         variables = jax.tree.map(lambda x: x * np.float32(1.01), variables)
         return build(config, variables, **options)
     monkeypatch.setattr(onnx_core, 'build_core', slightly_off)
-    report, = tool.run(checkpoint, tmp_path, ['onnx'])
+    report, = exporting.run(checkpoint, tmp_path, ['onnx'])
     assert 'differs from JAX' in report['error']
 
 
@@ -264,8 +265,8 @@ def test_failing_formats_leave_the_others_and_no_rest(
         raise RuntimeError('no kernel')
     monkeypatch.setattr(onnx_quantize, 'to_half', full)
     monkeypatch.setattr(onnx_quantize, 'to_int8', breaks)
-    failed, written, int8 = tool.run(checkpoint, tmp_path, ['onnx', 'pt'],
-                                     tool.Options(half=True), calibration=photos)
+    failed, written, int8 = exporting.run(checkpoint, tmp_path, ['onnx', 'pt'],
+                                          exporting.Options(half=True), calibration=photos)
     assert 'No space left' in failed['error'] and 'error' not in written
     assert int8['error'] == 'RuntimeError: no kernel'
     assert sorted(os.listdir(tmp_path)) == ['migan.pt', 'report.json']
@@ -277,33 +278,33 @@ def test_failing_formats_leave_the_others_and_no_rest(
     (dict(images='photos'), 'go together'),
 ])
 def test_unusable_arguments(tmp_path, checkpoint, change, expected):
-    with pytest.raises(tool.ExportFailed, match=expected):
-        tool.run(checkpoint, tmp_path / 'out', **change)
+    with pytest.raises(exporting.ExportFailed, match=expected):
+        exporting.run(checkpoint, tmp_path / 'out', **change)
     assert not (tmp_path / 'out').exists()
 
 
 def test_unusable_checkpoints(tmp_path):
     with pytest.raises(state_lib.CheckpointError, match='config.json'):
-        tool.run(tmp_path, tmp_path / 'out')
+        exporting.run(tmp_path, tmp_path / 'out')
     state = golden.subset(golden.load('comodgan'), 'state/')
     teacher = save(tmp_path / 'teacher.pt', state)
     from_torch.run(teacher, 'comodgan', tmp_path / 'teacher')
-    with pytest.raises(tool.ExportFailed, match='Co-Mod-GAN'):
-        tool.run(tmp_path / 'teacher', tmp_path / 'out', ['onnx', 'tflite'])
+    with pytest.raises(exporting.ExportFailed, match='Co-Mod-GAN'):
+        exporting.run(tmp_path / 'teacher', tmp_path / 'out', ['onnx', 'tflite'])
 
 
 def test_masks_of_another_size(tmp_path, checkpoint, photos):
     Image.fromarray(np.zeros((7, 9), np.uint8)).save(tmp_path / 'a.png')
     with pytest.raises(ValueError, match=r'\[7, 9\].*\[40, 50\]'):
-        tool.run(checkpoint, tmp_path / 'out', images=photos[0] / 'a.png',
+        exporting.run(checkpoint, tmp_path / 'out', images=photos[0] / 'a.png',
                  masks=tmp_path / 'a.png')
 
 
 def test_out_that_can_not_be_written_shows_before_the_work(tmp_path):
     (tmp_path / 'file').write_text('')
     for out in (tmp_path / 'file', tmp_path / 'file' / 'below'):
-        with pytest.raises(tool.ExportFailed, match='out='):
-            tool.run(tmp_path / 'missing', out)
+        with pytest.raises(exporting.ExportFailed, match='out='):
+            exporting.run(tmp_path / 'missing', out)
 
 
 def test_command_line(tmp_path, noisy):

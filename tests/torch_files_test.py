@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from formats import torch_files
+from migan_jax.export import torch_files
 
 TENSORS = {
     'a.weight': torch.arange(6.).reshape(2, 3), 'a.bias': torch.tensor([1.5, -2.0]),

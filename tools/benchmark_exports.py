@@ -30,9 +30,9 @@ import onnx
 import onnxruntime
 
 from configs import default
-from formats import onnx_core
-from formats import onnx_pipeline
-from formats import onnx_quantize
+from migan_jax.export import onnx_core
+from migan_jax.export import onnx_pipeline
+from migan_jax.export import onnx_quantize
 from migan_jax import state as state_lib
 from migan_jax.layers import CLAMP
 from migan_jax.layers import FIR_TAPS

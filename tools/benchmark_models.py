@@ -34,8 +34,8 @@ import numpy as np
 
 import benchmark_exports
 from configs import default
-from formats import comodgan_onnx
-from formats import onnx_core
+from migan_jax.export import comodgan_onnx
+from migan_jax.export import onnx_core
 from migan_jax import state as state_lib
 from migan_jax.layers import channels
 from migan_jax.layers import resolutions

@@ -345,7 +345,7 @@ def wanted_metrics(options, count):
 def read_tensors(path):
     """Tensors of a PyTorch file, without running code of it."""
     # Imported here: PyTorch is needed only where weight files are.
-    from formats import torch_files
+    from migan_jax.export import torch_files
 
     return torch_files.read_tensors(path)
 

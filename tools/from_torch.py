@@ -29,8 +29,8 @@ from absl import flags
 import jax
 import numpy as np
 
-from formats import torch_files
-from formats import torch_module
+from migan_jax.export import torch_files
+from migan_jax.export import torch_module
 from migan_jax import state as state_lib
 from migan_jax import torch_map
 from migan_jax.layers import channels

@@ -16,7 +16,7 @@ import sys
 from absl import app
 from absl import flags
 
-from formats import torch_files
+from migan_jax.export import torch_files
 from migan_jax import scoring
 from migan_jax import state as state_lib
 from migan_jax.metrics import inception

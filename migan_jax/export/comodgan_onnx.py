@@ -21,7 +21,7 @@ reaches them. The decoder's styles differ from sample to sample:
 import numpy as np
 import onnx
 
-from formats import onnx_core
+from migan_jax.export import onnx_core
 from migan_jax.layers import check_resolution
 from migan_jax.layers import EPS
 from migan_jax.layers import FIR_TAPS

@@ -9,7 +9,7 @@ size; only the painted square is enlarged by a Resize.
 import numpy as np
 import onnx
 
-from formats import onnx_core
+from migan_jax.export import onnx_core
 
 PADDING = 128
 

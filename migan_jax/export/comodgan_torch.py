@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from formats.torch_module import activation
-from formats.torch_module import tensor_of
-from formats.torch_module import up2
+from migan_jax.export.torch_module import activation
+from migan_jax.export.torch_module import tensor_of
+from migan_jax.export.torch_module import up2
 from migan_jax import torch_map
 from migan_jax.layers import EPS
 from migan_jax.layers import FIR_TAPS

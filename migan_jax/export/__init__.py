@@ -1,0 +1,1 @@
+"""Models as files for other frameworks.  PyTorch and ONNX are imported here only."""
