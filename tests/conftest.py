@@ -20,6 +20,22 @@ jax.config.update('jax_compilation_cache_dir', os.path.join(
     os.environ.get('PYTEST_XDIST_WORKER', 'main')))
 
 
+def pytest_addoption(parser):
+    parser.addoption('--slow', action='store_true',
+                     help='also run the tests that take minutes each')
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'slow: takes minutes; runs with --slow only')
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption('--slow'):
+        for item in items:
+            if 'slow' in item.keywords:
+                item.add_marker(pytest.mark.skip(reason='takes minutes: --slow runs it'))
+
+
 @pytest.fixture(autouse=True, scope='module')
 def forget_compiled_functions():
     """Frees what a file's tests compiled.

@@ -2,6 +2,7 @@
 # Runs the tests, on a machine that need have nothing but Python 3.11 or later:
 #
 #   tools/test.sh [PYTEST ARGUMENTS]     e.g. tools/test.sh tests/layers_test.py
+#   tools/test.sh --slow                 with the tests that take minutes each
 #
 # Paths are relative to the repository root. The first run installs into .venv.
 set -euo pipefail
