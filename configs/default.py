@@ -57,7 +57,9 @@ def get_config():
     config.train = train = ml_collections.ConfigDict()
     train.kimg = 50_000.0            # thousands of images
     train.batch_size = 32            # over all devices
-    train.max_nonfinite_steps = 20   # in a row, then training stops
+    train.max_nonfinite_steps = 20   # in a row, then training has diverged
+    train.on_divergence = 'stop'     # or rollback: to the last checkpoint, other data
+    train.max_rollbacks = 3          # in all, then training stops
 
     config.optim = optim = ml_collections.ConfigDict()
     optim.g_lr = 1e-3
@@ -97,4 +99,4 @@ def get_config():
 
     config.log = ml_collections.ConfigDict()
     config.log.every_kimg = 3.2
-    return config
+    return config.lock()

@@ -12,10 +12,10 @@ import json
 import logging as py_logging
 import math
 import os
-import re
 from typing import Any, NamedTuple
 
 from absl import logging
+from etils import epath
 from flax import jax_utils
 from flax import linen as nn
 from flax import struct
@@ -253,27 +253,44 @@ def abstract_state(models, resolution):
 
 
 def quiet_logs():
-    """Hides what Orbax and JAX log below errors.
+    """Hides what Orbax logs, and JAX below errors.
 
-    Orbax writes forty lines about each save and restore, JAX one for every accelerator
-    that a machine has not got.  What goes wrong there is raised; the loop and the tools
-    say the rest.  For the programs to call, not for the library.
+    Orbax writes forty lines about each save and restore and hundreds about a failed one,
+    JAX one for every accelerator that a machine has not got.  What goes wrong there is
+    raised; the loop and the tools say the rest.  For the programs to call, not for the
+    library.
     """
     logging.get_absl_handler().addFilter(
-        lambda record: not re.search('orbax|xla_bridge', record.pathname)
-        or record.levelno >= py_logging.ERROR)
+        lambda record: 'orbax' not in record.pathname
+        and ('xla_bridge' not in record.pathname or record.levelno >= py_logging.ERROR))
+
+
+def path_of(directory, *names):
+    """A path below a directory, local or on Cloud Storage (gs://)."""
+    if '://' not in os.fspath(directory):
+        directory = os.path.abspath(directory)
+    return epath.Path(directory).joinpath(*names)
 
 
 def write_atomically(path, data):
     """Writes bytes so that `path` is never seen half-written."""
-    temporary = f'{path}.{os.getpid()}.tmp'
-    with open(temporary, 'wb') as f:
-        f.write(data)
-    os.replace(temporary, path)
+    path = path_of(path)
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _config_path(directory):
-    return os.path.join(directory, 'config.json')
+    return path_of(directory, 'config.json')
+
+
+def has_config(directory):
+    """Whether a run was started in a directory."""
+    return _config_path(directory).exists()
 
 
 def save_config(config, directory):
@@ -289,13 +306,12 @@ def load_config(directory):
       CheckpointError: there is none, or it is not readable.
     """
     path = _config_path(directory)
-    if not os.path.exists(path):
+    if not path.exists():
         raise CheckpointError(
             f'{directory} holds no config.json: it is not a checkpoint directory. '
             'Expected a workdir of migan_jax.main or the output of from_torch.')
     try:
-        with open(path) as f:
-            return ml_collections.ConfigDict(json.load(f))
+        return ml_collections.ConfigDict(json.loads(path.read_text()))
     except ValueError as error:
         raise CheckpointError(f'{path} is not valid JSON: {error}') from error
 
@@ -353,14 +369,15 @@ def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', read_on
         best_fn=best, best_mode=mode, create=not read_only, read_only=read_only,
         preservation_policy=None if read_only else (
             preservation_policy.AnyPreservationPolicy(policies)),
+        # What an interrupted save left.
+        cleanup_tmp_directories=not read_only,
         enable_async_checkpointing=not read_only)
-    return ocp.CheckpointManager(
-        os.path.join(os.path.abspath(directory), 'checkpoints'), options=options)
+    return ocp.CheckpointManager(path_of(directory, 'checkpoints'), options=options)
 
 
 def has_checkpoint(directory):
     """Whether a finished checkpoint lies in DIR/checkpoints."""
-    if not os.path.isdir(os.path.join(directory, 'checkpoints')):
+    if not path_of(directory, 'checkpoints').is_dir():
         return False
     with contextlib.closing(checkpoint_manager(directory, read_only=True)) as manager:
         return manager.latest_step() is not None
@@ -433,7 +450,7 @@ def save_deployed(directory, config, variables):
     with config.unlocked():
         config.deployed = True
     check_same_arrays(abstract_deployed(config), variables, 'the config', 'the weights')
-    os.makedirs(directory, exist_ok=True)
+    path_of(directory).mkdir(parents=True, exist_ok=True)
     manager = checkpoint_manager(directory)
     manager.save(0, args=ocp.args.StandardSave(variables))
     manager.wait_until_finished()
@@ -478,7 +495,7 @@ def open_checkpoint(directory):
       CheckpointError: no checkpoint there.
     """
     config = load_config(directory)
-    if not os.path.isdir(os.path.join(directory, 'checkpoints')):
+    if not path_of(directory, 'checkpoints').is_dir():
         raise CheckpointError(f'{directory} has a config.json but no checkpoints yet: '
                               'train on, or name another directory.')
     manager = checkpoint_manager(

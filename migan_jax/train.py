@@ -1,6 +1,5 @@
 """The training loop: data -> steps -> metrics -> checkpoints.  Nothing numeric here."""
 
-import collections
 import contextlib
 import io
 import math
@@ -9,21 +8,21 @@ import time
 
 from absl import logging
 import jax
-import numpy as np
 from PIL import Image
 
 from migan_jax import data
-from migan_jax import evaluate
-from migan_jax import scoring
+from migan_jax import evaluation
+from migan_jax import inputs
 from migan_jax import state as state_lib
 from migan_jax import steps as steps_lib
-from migan_jax.metrics import fid
-from migan_jax.metrics import inception
-from migan_jax.metrics import lpips
-
-
-class TrainingDiverged(RuntimeError):
-    """Losses stayed non-finite; names the last good checkpoint."""
+from migan_jax.checkpoints import Checkpoints
+from migan_jax.preemption import Notice
+from migan_jax.preemption import Preempted
+from migan_jax.progress import duration
+from migan_jax.progress import FiniteWatch
+from migan_jax.progress import Progress
+from migan_jax.progress import TrainingDiverged
+from migan_jax.rollbacks import Rollbacks
 
 
 def settings_of(config):
@@ -41,226 +40,9 @@ def settings_of(config):
         brush_width=tuple(config.mask.brush_width))
 
 
-def check_batch(batch_size, what):
-    """Raises ValueError unless the devices can share a global batch equally."""
-    devices = jax.device_count()
-    if batch_size < 1 or batch_size % devices:
-        raise ValueError(
-            f'{what} is {batch_size}; expected a positive multiple of the {devices} '
-            f'{jax.default_backend()} devices.')
-
-
-def open_teacher(config):
-    """The teacher that a config distils from, and its parameters on every device.
-
-    Returns:
-      function, replicated parameters, see `state.load_teacher`; (None, None) without
-      distillation.
-
-    Raises:
-      ValueError: one is wanted and none is named.
-      state.CheckpointError: it can't be this config's teacher.
-    """
-    if not config.loss.distillation_weight:
-        return None, None
-    if not config.teacher.checkpoint:
-        raise ValueError(
-            'this config distils from a Co-Mod-GAN teacher '
-            f'(loss.distillation_weight={config.loss.distillation_weight}): name one with '
-            '--config.teacher.checkpoint=DIR, made by tools/from_torch.py '
-            '--kind=comodgan from published weights or trained on your own images with '
-            'configs/comodgan_*.py, or train without one with '
-            '--config.loss.distillation_weight=0.')
-    teacher, variables = state_lib.load_teacher(
-        config.teacher.checkpoint, config.model.resolution, config.teacher.dtype)
-    return teacher, state_lib.replicate(variables)
-
-
-def check_path_length(config):
-    """Raises ValueError if a generator without a latent is to have the term."""
-    if config.loss.path_length_weight and not state_lib.is_comodgan(config):
-        raise ValueError(
-            f'loss.path_length_weight is {config.loss.path_length_weight}, but MI-GAN has '
-            'no latent whose path could have a length: set it to 0.')
-
-
-# Of the figures that an evaluation may give, those whose least value is the best.
-_LOWER_IS_BETTER = ('fid', 'lpips', 'hole_l1')
-
-
-def open_networks(config, count):
-    """The metric networks of evaluation during training.
-
-    Args:
-      config: of the run.
-      count: of images that an evaluation sees.
-
-    Returns:
-      `scoring.Networks` on the host, without those that such an evaluation can't use;
-      protocol of `inception.PROTOCOLS`; {'fid' or 'lpips': why it is left out}.
-
-    Raises:
-      ValueError: config.eval.networks can't be read.
-    """
-    path, side = config.eval.networks, config.model.resolution
-    if not path:
-        why = ('FID and LPIPS left out: config.eval.networks is empty; '
-               'tools/prepare_metrics.py makes that file from published weights.')
-        return scoring.Networks(), inception.PAPER, dict.fromkeys(('fid', 'lpips'), why)
-    protocol, loaded = scoring.read_networks(path)
-    networks = loaded.networks
-    left_out = {name: f'{path} was made without it. {why}'
-                for name, why in loaded.missing.items()}
-    try:
-        fid.check_count(count, inception.FEATURES)
-    except fid.TooFewSamples as error:
-        networks = networks._replace(inception=None)
-        left_out['fid'] = f'FID left out: {error}'
-    if side < lpips.MIN_SIDE:
-        networks = networks._replace(lpips=None)
-        left_out['lpips'] = (f'LPIPS left out: {side} x {side} pixels are too few, '
-                             f'AlexNet needs {lpips.MIN_SIDE}.')
-    return networks, protocol, left_out
-
-
-def check_best_metric(config, networks, left_out):
-    """Raises ValueError unless config.eval.best_metric is a figure that will be there.
-
-    Args:
-      config: of the run.
-      networks, left_out: from `open_networks`.
-    """
-    metric, mode = config.eval.best_metric, config.eval.best_mode
-    if not metric:
-        return
-    side = config.model.resolution
-    picture, mask = (
-        jax.ShapeDtypeStruct((1, side, side, c), np.float32) for c in (3, 1))
-    names = {*jax.eval_shape(evaluate.figures_of, picture, picture, mask),
-             *jax.eval_shape(scoring.lpips_figures, networks, picture, picture)}
-    if networks.inception is not None:
-        names.add('fid')
-    if metric not in names:
-        why = f' {left_out[metric]}' if metric in left_out else ''
-        raise ValueError(
-            f'eval.best_metric is {metric!r}, which the evaluation of this run does '
-            f'not give; it gives {", ".join(sorted(names))}.{why}')
-    expected = 'min' if metric in _LOWER_IS_BETTER else 'max'
-    if mode != expected:
-        raise ValueError(f'eval.best_mode is {mode!r}; expected {expected!r}, as '
-                         f'eval.best_metric is {metric!r}.')
-
-
-def open_sources(data_config):
-    """Training and evaluation images.
-
-    With both splits empty, images are held out without being asked: the embedded
-    photographs' own test regions, TFDS's `validation`, else the first 5 % (at least
-    one) of a folder or zip.
-
-    Returns:
-      two sources of `data.open_source`.
-
-    Raises:
-      ValueError: no images, unknown source or split; says what there is.
-    """
-    kind = data_config.source
-    opened = lambda split: data.open_source(
-        kind, path=data_config.path, name=data_config.name, split=split,
-        cache_mb=data_config.cache_mb, max_pixels=data_config.max_pixels)
-    train_split, eval_split = data_config.train_split, data_config.eval_split
-    if not train_split and not eval_split:
-        if kind == 'embedded':
-            train_split, eval_split = 'train', 'test'
-        elif kind == 'tfds':
-            train_split, eval_split = 'train', 'validation'
-        else:
-            count = len(opened(''))
-            if count < 2:
-                raise ValueError(
-                    f'{data_config.path} holds {count} image; one is held out for '
-                    'evaluation, so training needs at least two.')
-            held_out = max(1, count // 20)
-            train_split, eval_split = f'[{held_out}:]', f'[:{held_out}]'
-    return opened(train_split), opened(eval_split)
-
-
-def eval_batches(source, config):
-    """Batches of `data.eval_batches` for this host."""
-    per_host = config.eval.batch_size // jax.process_count()
-    return data.eval_batches(
-        source, resolution=config.model.resolution, batch_size=per_host,
-        host_index=jax.process_index(), host_count=jax.process_count(),
-        crop=config.data.eval_crop, limit=config.eval.limit or None)
-
-
 def steps_of(kimg, batch_size):
     """Iterations in a number of thousand images, at least 1."""
     return max(1, math.ceil(kimg * 1000 / batch_size))
-
-
-def duration(seconds):
-    """h:mm:ss."""
-    seconds = round(seconds)
-    return f'{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}'
-
-
-class Progress:
-    """Counts images and time; averages metrics between two reports."""
-
-    def __init__(self, batch_size, total_steps):
-        self._batch_size, self._total = batch_size, total_steps
-        self._start = self._step = None
-        self._sums = collections.defaultdict(list)
-
-    def add(self, metrics):
-        for name, value in metrics.items():
-            self._sums[name].append(value)
-
-    def restart(self, step):
-        """Begins a new interval, so that what happened before is not timed."""
-        self._start, self._step = time.perf_counter(), step
-
-    def pause(self, seconds):
-        """Takes seconds that were not training out of the interval."""
-        self._start += seconds
-
-    def report(self, step):
-        """Means since the last report, images/s and seconds left."""
-        rate = (step - self._step) / (time.perf_counter() - self._start)
-        means = {name: float(np.mean(values)) for name, values in self._sums.items()}
-        self._sums.clear()
-        means['images_per_second'] = rate * self._batch_size
-        return means, (self._total - step) / rate
-
-
-class FiniteWatch:
-    """Stops training when losses stay non-finite; knows whether the last was fine."""
-
-    def __init__(self, patience):
-        self._patience = patience
-        self.streak = self.total = 0
-
-    def check(self, step, metrics, last_good):
-        """Counts one iteration.
-
-        Raises:
-          TrainingDiverged: `patience` iterations in a row were non-finite.
-        """
-        bad = {k: v for k, v in metrics.items() if not np.isfinite(v)}
-        if not bad:
-            self.streak = 0
-            return
-        self.streak += 1
-        self.total += 1
-        logging.warning('iteration %d: non-finite %s (%d in a row)', step, bad, self.streak)
-        if self.streak >= self._patience:
-            raise TrainingDiverged(
-                f'{self.streak} iterations in a row up to {step} were non-finite: {bad}. '
-                f'The last good checkpoint is that of iteration {last_good}; it is kept '
-                'and the next run resumes from it. A lower learning rate '
-                '(--config.optim.g_lr, --config.optim.d_lr) or float32 '
-                '(--config.model.dtype=float32) may help.')
 
 
 def write_png(image, path):
@@ -276,147 +58,275 @@ def train(config, workdir):
     Args:
       config: ConfigDict, see configs/default.py.
       workdir: where config.json, checkpoints/, samples/ and TensorBoard's event files
-        go.
+        go; local or on Cloud Storage (gs://).
 
     Returns:
       dict of the last evaluation's figures.
 
     Raises:
       ValueError: something in the config can't work; nothing was written then.
-      state.CheckpointError: `workdir` holds another model.
-      TrainingDiverged: see `FiniteWatch`.
+      state.CheckpointError: `workdir` holds another model, or the end of training could
+        not be saved.
+      progress.TrainingDiverged: see `progress.FiniteWatch`.
+      preemption.Preempted: SIGTERM or Ctrl-C came; the state was saved.
     """
-    # Not at the top: it imports TensorFlow, which tools that import this module can
-    # do without.
-    from clu import metric_writers
+    run = _Run(config, workdir)
+    with run.opened():
+        return run.train()
 
-    batch_size = config.train.batch_size
-    check_batch(batch_size, 'train.batch_size')
-    check_batch(config.eval.batch_size, 'eval.batch_size')
-    check_path_length(config)
-    models = state_lib.build_models(config)
-    train_source, eval_source = open_sources(config.data)
-    networks, protocol, left_out = open_networks(
-        config, min(config.eval.limit or len(eval_source), len(eval_source)))
-    check_best_metric(config, networks, left_out)
-    resuming = os.path.exists(os.path.join(workdir, 'config.json'))
-    if resuming:
-        state_lib.check_resumable(config, workdir)
-    teacher, teacher_params = open_teacher(config)
 
-    settings = settings_of(config)
-    state = state_lib.init_state(
-        models, config.model.resolution, jax.random.key(config.seed))
-    if config.init_from and not state_lib.has_checkpoint(workdir):
-        state = state_lib.warm_start(state, config, config.init_from)
+class _Run:
+    """One run: what `train` opens, and its position."""
 
-    main_process = jax.process_index() == 0
-    if main_process:
-        os.makedirs(os.path.join(workdir, 'samples'), exist_ok=True)
-        state_lib.save_config(config, workdir)
-    writer = metric_writers.create_default_writer(
-        workdir, just_logging=not main_process, asynchronous=True)
+    def __init__(self, config, workdir):
+        self._config, self._workdir = config, workdir
+        self._batch_size = config.train.batch_size
+        inputs.check(config)
+        self._models = state_lib.build_models(config)
+        self._train_source, self._eval_source = inputs.open_sources(config.data)
+        limit = config.eval.limit or len(self._eval_source)
+        networks, protocol, left_out = inputs.open_networks(
+            config, min(limit, len(self._eval_source)))
+        inputs.check_best_metric(config, networks, left_out)
+        if state_lib.has_config(workdir):
+            state_lib.check_resumable(config, workdir)
+        teacher, self._teacher_params = inputs.open_teacher(config)
+        self._rollbacks = Rollbacks(workdir)
 
-    manager = state_lib.checkpoint_manager(
-        workdir, keep_last=config.checkpoint.keep_last, metric=config.eval.best_metric,
-        mode=config.eval.best_mode)
-    if manager.latest_step() is not None:
-        state = state_lib.restore(manager, state)
-        logging.info('resuming %s from iteration %d', workdir, int(state.step))
-    step = int(state.step)
-    state = state_lib.replicate(state)
+        self._settings = settings_of(config)
+        self._steps = steps_lib.make_steps(self._models, self._settings, teacher)
+        self._evaluation = evaluation.make_evaluation(
+            self._models.generator, seed=config.eval.seed,
+            hole_range=self._settings.hole_range,
+            brush_width=self._settings.brush_width, networks=networks,
+            protocol=protocol)
+        for sentence in dict.fromkeys(left_out.values()):
+            logging.info('evaluation: %s', sentence)
 
-    steps = steps_lib.make_steps(models, settings, teacher)
-    evaluation = evaluate.make_evaluation(
-        models.generator, seed=config.eval.seed, hole_range=settings.hole_range,
-        brush_width=settings.brush_width, networks=networks, protocol=protocol)
-    for sentence in dict.fromkeys(left_out.values()):
-        logging.info('evaluation: %s', sentence)
+        self._total = steps_of(config.train.kimg, self._batch_size)
+        self._every = {name: steps_of(kimg, self._batch_size) for name, kimg in {
+            'log': config.log.every_kimg, 'eval': config.eval.every_kimg,
+            'checkpoint': config.checkpoint.every_kimg}.items()}
+        self._progress = Progress(self._batch_size, self._total)
+        self._watch = FiniteWatch(config.train.max_nonfinite_steps)
+        self._pending = None   # (iteration, metrics still on the device)
+        self._measured = {}
 
-    total_steps = steps_of(config.train.kimg, batch_size)
-    every = {name: steps_of(kimg, batch_size) for name, kimg in {
-        'log': config.log.every_kimg, 'eval': config.eval.every_kimg,
-        'checkpoint': config.checkpoint.every_kimg}.items()}
-    due = lambda name: step % every[name] == 0 or step == total_steps
+    @contextlib.contextmanager
+    def opened(self):
+        """Opens what writes into the workdir, and restores or makes the state."""
+        # Not at the top: it imports TensorFlow, which tools that import this module can
+        # do without.
+        from clu import metric_writers
 
-    logging.info('%d training and %s evaluation images; iterations %d to %d on %d %s',
-                 len(train_source), len(eval_source), step, total_steps,
-                 jax.device_count(), jax.devices()[0].device_kind)
-    progress = Progress(batch_size, total_steps)
-    watch = FiniteWatch(config.train.max_nonfinite_steps)
-    batches = data.train_batches(
-        train_source, resolution=config.model.resolution,
-        batch_size=batch_size // jax.process_count(), seed=config.seed, start_batch=step,
-        host_index=jax.process_index(), host_count=jax.process_count(),
-        crop=config.data.crop, min_crop=config.data.min_crop, flip=config.data.flip,
-        workers=config.data.workers, prefetch=config.data.prefetch)
+        config, workdir = self._config, self._workdir
+        state = state_lib.init_state(
+            self._models, config.model.resolution, jax.random.key(config.seed))
+        if config.init_from and not state_lib.has_checkpoint(workdir):
+            state = state_lib.warm_start(state, config, config.init_from)
+        self._is_main = jax.process_index() == 0
+        if self._is_main:
+            state_lib.path_of(workdir, 'samples').mkdir(parents=True, exist_ok=True)
+            state_lib.save_config(config, workdir)
+        self._writer = metric_writers.create_default_writer(
+            workdir, just_logging=not self._is_main, asynchronous=True)
+        self._checkpoints = Checkpoints(workdir, config)
+        with contextlib.closing(self._checkpoints), Notice() as self._notice:
+            if self._checkpoints.latest_step() is not None:
+                state = self._checkpoints.restore(state)
+                logging.info('resuming %s from iteration %d', workdir, int(state.step))
+            self._place(state)
+            try:
+                yield
+            finally:
+                with self._figures():
+                    self._writer.flush()
 
-    pending = None   # (iteration, metrics still on the device)
+    @contextlib.contextmanager
+    def _figures(self):
+        """A context to write figures and pictures in: a failure costs just these."""
+        try:
+            yield
+        # A full disk gives OSError, an error of clu or one of TensorFlow, which is not
+        # imported here.  Figures are in the log besides.
+        except Exception as error:
+            logging.error('figures or pictures could not be written to %s: %s',
+                          self._workdir, str(error).splitlines()[0])
 
-    def settle():
-        """Looks at the metrics of the iteration before, which has finished by now."""
-        nonlocal pending
+    def _place(self, state):
+        self._step = int(state.step)
+        self._state = state_lib.replicate(state)
+
+    def train(self):
+        """Iterates to the end; the last evaluation's figures."""
+        logging.info(
+            '%d training and %s evaluation images; iterations %d to %d on %d %s',
+            len(self._train_source), len(self._eval_source), self._step, self._total,
+            jax.device_count(), jax.devices()[0].device_kind)
+        self._first = self._step
+        with contextlib.closing(self._batches()) as batches:
+            while self._step < self._total:
+                try:
+                    self._iterate(next(batches)['image'])
+                    self._report()
+                except TrainingDiverged as error:
+                    self._roll_back(error)
+        self._checkpoints.wait()
+        if self._checkpoints.owed:
+            self._save_or_raise()
+        if not self._measured:   # resumed a run that was already complete
+            self._measured = self._evaluate()
+        return self._measured
+
+    def _batches(self):
+        config = self._config
+        return data.train_batches(
+            self._train_source, resolution=config.model.resolution,
+            batch_size=self._batch_size // jax.process_count(), seed=config.seed,
+            start_batch=self._position(), host_index=jax.process_index(),
+            host_count=jax.process_count(), crop=config.data.crop,
+            min_crop=config.data.min_crop, flip=config.data.flip,
+            workers=config.data.workers, prefetch=config.data.prefetch)
+
+    def _position(self):
+        """Batches read so far, in this run and those before."""
+        return self._step + self._rollbacks.skipped(self._step)
+
+    def _iterate(self, images):
+        images = images.reshape(jax.local_device_count(), -1, *images.shape[1:])
+        self._state, metrics = steps_lib.iterate(
+            self._steps, self._settings, self._step, self._state, images,
+            self._teacher_params)
+        before, self._pending = self._pending, (self._step, metrics)
+        self._step += 1
+        # Of the iteration before: the devices are busy with this one.
+        self._look_at(before)
+
+    def _settle(self):
+        pending, self._pending = self._pending, None
+        self._look_at(pending)
+
+    def _look_at(self, pending):
         if pending is not None:
-            iteration, on_device = pending
-            pending = None
-            metrics = {k: float(v) for k, v in state_lib.unreplicate(on_device).items()}
-            progress.add(metrics)
-            watch.check(iteration, metrics, manager.latest_step())
+            step, metrics = pending
+            metrics = {k: float(v) for k, v in state_lib.unreplicate(metrics).items()}
+            self._progress.add(metrics)
+            self._watch.check(step, metrics, self._checkpoints.latest_step())
 
-    def run_evaluation():
-        figures = dict(evaluate.evaluate(
-            evaluation, state.ema, state.variables, eval_batches(eval_source, config)))
-        writer.write_scalars(step, {f'eval/{k}': v for k, v in figures.items()})
-        with contextlib.closing(eval_batches(eval_source, config)) as samples:
-            grid = evaluate.sample_grid(
-                evaluation, state.ema, state.variables, next(samples), config.eval.grid_rows)
-        if main_process:
-            name = f'{step * batch_size / 1000:09.2f}kimg.png'
-            write_png(grid, os.path.join(workdir, 'samples', name))
-            writer.write_images(step, {'samples': grid[None]})
-        logging.info('evaluation at %.2f kimg: %s', step * batch_size / 1000,
-                     ', '.join(f'{k} {v:.4g}' for k, v in figures.items()))
+    def _due(self, name):
+        return self._step % self._every[name] == 0 or self._step == self._total
+
+    def _report(self):
+        """All that is due after an iteration: log, evaluation, checkpoint."""
+        if self._step == self._first + 1:
+            # Compilation is not speed: time from the second iteration on.
+            self._settle()
+            self._progress.restart(self._step)
+        elif self._due('log'):
+            self._settle()
+            self._log()
+            self._checkpoints.poll()
+            self._progress.restart(self._step)
+        if self._notice.reached(self._position()):
+            self._stop()
+        owed = self._checkpoints.owed and self._due('log')
+        if self._due('eval') or self._due('checkpoint') or owed:
+            self._settle()
+            began = time.perf_counter()
+            figures = self._evaluate() if self._due('eval') else None
+            self._measured = figures or self._measured
+            self._save(figures)
+            self._progress.pause(time.perf_counter() - began)
+
+    def _log(self):
+        means, left = self._progress.report(self._step)
+        counts = dict(sorted(self._watch.totals.items()))
+        with self._figures():
+            self._writer.write_scalars(self._step, {
+                **{f'train/{name}': value for name, value in means.items()},
+                **{f'nonfinite/{phase}': count for phase, count in counts.items()}})
+        logging.info(
+            '%s of %.2f kimg, %.1f images/s, %s left, %s%s', self._kimg(),
+            self._config.train.kimg, means.pop('images_per_second'), duration(left),
+            ', '.join(f'{name} {value:.3g}' for name, value in means.items()),
+            f'; non-finite iterations: {counts}' if counts else '')
+
+    def _kimg(self):
+        return f'{self._step * self._batch_size / 1000:.2f}'
+
+    def _evaluate(self):
+        config = self._config
+        figures = dict(evaluation.evaluate(
+            self._evaluation, self._state.ema, self._state.variables,
+            self._eval_batches()))
+        with self._figures():
+            self._writer.write_scalars(
+                self._step, {f'eval/{name}': value for name, value in figures.items()})
+        with contextlib.closing(self._eval_batches()) as samples:
+            grid = evaluation.sample_grid(
+                self._evaluation, self._state.ema, self._state.variables, next(samples),
+                config.eval.grid_rows)
+        if self._is_main:
+            name = f'{self._step * self._batch_size / 1000:09.2f}kimg.png'
+            with self._figures():
+                write_png(grid, os.path.join(self._workdir, 'samples', name))
+                self._writer.write_images(self._step, {'samples': grid[None]})
+        logging.info('evaluation at %s kimg: %s', self._kimg(), ', '.join(
+            f'{name} {value:.4g}' for name, value in figures.items()))
         return figures
 
-    figures = {}
-    with contextlib.closing(batches), contextlib.closing(manager), \
-            metric_writers.ensure_flushes(writer):
-        progress.restart(step)
-        first = True
-        while step < total_steps:
-            images = next(batches)['image']
-            images = images.reshape(jax.local_device_count(), -1, *images.shape[1:])
-            state, metrics = steps_lib.iterate(
-                steps, settings, step, state, images, teacher_params)
-            settle()   # of the iteration before: the devices are busy with this one
-            pending = (step, metrics)
-            step += 1
-            if first:
-                # Compilation is not speed: time from the second iteration on.
-                settle()
-                progress.restart(step)
-                first = False
-            elif due('log'):
-                settle()
-                means, left = progress.report(step)
-                writer.write_scalars(step, {f'train/{k}': v for k, v in means.items()})
-                logging.info(
-                    '%.2f of %.2f kimg, %.1f images/s, %s left, %s',
-                    step * batch_size / 1000, config.train.kimg,
-                    means.pop('images_per_second'), duration(left),
-                    ', '.join(f'{k} {v:.3g}' for k, v in means.items()))
-                progress.restart(step)
-            if due('eval') or due('checkpoint'):
-                settle()
-                began = time.perf_counter()
-                measured = run_evaluation() if due('eval') else None
-                figures = measured or figures
-                if watch.streak:
-                    logging.warning('iteration %d was non-finite: not saved', step - 1)
-                else:
-                    state_lib.save(manager, state_lib.unreplicate(state), measured)
-                progress.pause(time.perf_counter() - began)
-        manager.wait_until_finished()
-        if not figures:   # resumed a run that was already complete
-            figures = run_evaluation()
-    return figures
+    def _eval_batches(self):
+        batches = inputs.eval_batches(self._eval_source, self._config)
+        with contextlib.closing(batches):
+            for batch in batches:
+                # An evaluation may take longer than a machine is left to the run.
+                if self._notice.signal:
+                    self._stop()
+                yield batch
+
+    def _save(self, figures):
+        if self._watch.streak:
+            logging.warning('iteration %d was non-finite: not saved', self._step - 1)
+        else:
+            self._checkpoints.save(state_lib.unreplicate(self._state), figures)
+
+    def _save_or_raise(self):
+        if self._checkpoints.latest_step() != self._step:
+            self._save(None)
+            self._checkpoints.wait()
+        if self._checkpoints.owed:
+            raise state_lib.CheckpointError(
+                f'iteration {self._step} could not be saved in {self._workdir}, see '
+                'above; free some space and give the same command: it goes on from '
+                f'iteration {self._checkpoints.latest_step()}.')
+
+    def _stop(self):
+        """Saves and raises `Preempted`."""
+        self._settle()
+        self._checkpoints.wait()
+        self._save_or_raise()
+        raise Preempted(
+            f'stopped by {self._notice.signal or "SIGTERM"} after iteration '
+            f'{self._step} ({self._kimg()} kimg); {self._workdir} holds iteration '
+            f'{self._checkpoints.latest_step()}, from where the same command goes on.')
+
+    def _roll_back(self, error):
+        """Goes back to the last checkpoint, if the config says so; data go on."""
+        settings = self._config.train
+        self._checkpoints.wait()
+        if (settings.on_divergence != 'rollback'
+                or self._checkpoints.latest_step() is None):
+            raise error
+        if len(self._rollbacks) >= settings.max_rollbacks:
+            raise TrainingDiverged(
+                f'{error} It was rolled back {len(self._rollbacks)} times already '
+                '(train.max_rollbacks).') from error
+        start = self._step
+        abstract = state_lib.abstract_state(self._models, self._config.model.resolution)
+        self._place(self._checkpoints.restore(abstract))
+        self._rollbacks.add(start, self._step, write=self._is_main)
+        self._pending = None
+        self._watch.streak = 0
+        self._progress.restart(self._step)
+        logging.warning('%s Rolled back to iteration %d, with the data after them.',
+                        error, self._step)

@@ -12,7 +12,7 @@ from PIL import Image
 import pytest
 
 from migan_jax import data
-from migan_jax import evaluate
+from migan_jax import evaluation as evaluate
 from migan_jax import state as state_lib
 from migan_jax import train as train_lib
 from migan_jax.generator import Generator

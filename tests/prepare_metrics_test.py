@@ -16,6 +16,7 @@ import torch
 
 from inception_test import random_tensors as inception_tensors
 from lpips_test import random_tensors as lpips_tensors
+from migan_jax import inputs
 from migan_jax import scoring
 from migan_jax import state as state_lib
 from migan_jax import train as train_lib
@@ -223,15 +224,15 @@ def test_training_measures_lpips_and_keeps_the_best_by_it(tmp_path, monkeypatch)
 def test_left_out_networks_are_not_carried_along(complete):
     config = tiny_config(1)
     config.eval.networks = complete[0]
-    networks, protocol, left_out = train_lib.open_networks(config, 2048)
+    networks, protocol, left_out = inputs.open_networks(config, 2048)
     assert networks == (None, None) and protocol == inception.STYLEGAN
     assert left_out['fid'].startswith('FID left out: 2048 images are too few')
     assert left_out['lpips'].startswith('LPIPS left out: 16 x 16 pixels')
     config.model.resolution = 32
-    networks, _, left_out = train_lib.open_networks(config, 2049)
+    networks, _, left_out = inputs.open_networks(config, 2049)
     assert None not in networks and left_out == {}
     config.eval.best_metric, config.eval.best_mode = 'fid', 'min'
-    train_lib.check_best_metric(config, networks, left_out)
+    inputs.check_best_metric(config, networks, left_out)
 
 
 @pytest.mark.parametrize('metric, mode, words', [

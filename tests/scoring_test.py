@@ -9,7 +9,7 @@ import pytest
 
 from lpips_test import random_tensors
 from migan_jax import data
-from migan_jax import evaluate
+from migan_jax import evaluation as evaluate
 from migan_jax import inpaint
 from migan_jax import scoring
 from migan_jax.metrics import fid

@@ -8,9 +8,13 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from migan_jax import images
+from migan_jax import inputs
 from migan_jax import state as state_lib
 from migan_jax import steps as steps_lib
 from migan_jax import train as train_lib
+from migan_jax.progress import FiniteWatch
+from migan_jax.progress import TrainingDiverged
 import tiny
 from tiny import BATCH
 from tiny import tiny_config
@@ -143,12 +147,15 @@ def test_empty_folder_and_single_image_are_refused(tmp_path):
         train_lib.train(config, str(tmp_path / 'run'))
 
 
-def test_folder_holds_out_five_per_cent(tmp_path):
+def test_folder_holds_out_five_per_cent(tmp_path, monkeypatch):
     for i in range(40):
         Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / f'{i:02d}.png')
     config = tiny_config(1)
     config.data.source, config.data.path = 'folder', str(tmp_path)
-    train_source, eval_source = train_lib.open_sources(config.data)
+    listed, walk = [], images.walk
+    monkeypatch.setattr(images, 'walk', lambda path: listed.append(path) or walk(path))
+    train_source, eval_source = inputs.open_sources(config.data)
+    assert len(listed) == 1
     assert len(train_source) == 38 and len(eval_source) == 2
     assert not set(train_source.names) & set(eval_source.names)
 
@@ -167,18 +174,18 @@ def test_non_finite_losses_stop_training_and_keep_the_last_good_checkpoint(
     config = tiny_config(9)
     config.train.max_nonfinite_steps = 3
     config.checkpoint.every_kimg = BATCH / 1000
-    with pytest.raises(train_lib.TrainingDiverged, match='iteration 2; it is kept'):
+    with pytest.raises(TrainingDiverged, match='iteration 2, which is kept'):
         train_lib.train(config, workdir)
     assert final_state(workdir)['.step'] == 2
 
 
 def test_single_non_finite_loss_does_not_stop():
-    watch = train_lib.FiniteWatch(patience=2)
+    watch = FiniteWatch(patience=2)
     watch.check(0, {'g_loss': float('inf')}, None)
     watch.check(1, {'g_loss': 1.0}, None)
     watch.check(2, {'g_loss': float('nan')}, None)
-    assert watch.streak == 1 and watch.total == 2
-    with pytest.raises(train_lib.TrainingDiverged):
+    assert watch.streak == 1 and watch.totals == {'g': 2}
+    with pytest.raises(TrainingDiverged):
         watch.check(3, {'g_loss': 1.0, 'd_loss': float('nan')}, None)
 
 

@@ -1,0 +1,74 @@
+"""Training runs in processes of their own, for tests that stop, kill and restart them."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parents[1]
+# A run that takes longer hangs.
+PATIENCE_S = 900
+
+
+class Run:
+    """`python -m migan_jax.main` on a tiny config (tiny_run.py)."""
+
+    def __init__(self, workdir, steps, *arguments, devices=1, cache=None, x64=False):
+        """Starts it.
+
+        Args:
+          workdir: of the run.
+          steps: iterations.
+          arguments: more of the command line.
+          devices: virtual ones of this process.
+          cache: folder of compiled functions, kept between processes.
+          x64: 64-bit floats.
+        """
+        environment = os.environ | {
+            'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '3',
+            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+            'JAX_ENABLE_X64': str(int(x64)),
+            'JAX_COMPILATION_CACHE_DIR': str(cache or f'{workdir}.cache')}
+        self._log = open(f'{workdir}.{time.monotonic_ns()}.log', 'w+')
+        self.process = subprocess.Popen(
+            [sys.executable, '-m', 'migan_jax.main',
+             f'--config={ROOT}/tests/tiny_run.py:{steps}', f'--workdir={workdir}',
+             *arguments],
+            cwd=ROOT, env=environment, stdout=self._log, stderr=subprocess.STDOUT)
+
+    def text(self):
+        """What it has printed so far."""
+        self._log.seek(0)
+        return self._log.read()
+
+    def wait_for(self, happened):
+        """Until `happened(text)` is true.
+
+        Raises:
+          AssertionError: it ended before, or took too long.
+        """
+        end = time.monotonic() + PATIENCE_S
+        while not happened(self.text()):
+            assert self.process.poll() is None and time.monotonic() < end, self.text()
+            time.sleep(0.005)
+
+    def wait(self, code=0):
+        """Until it ends with an exit code; returns what it printed."""
+        try:
+            actual = self.process.wait(PATIENCE_S)
+        finally:
+            self.process.kill()
+        assert actual == code, self.text()
+        return self.text()
+
+
+def start_group(count, workdir, steps, *arguments, **options):
+    """Several processes of one run on this machine; list of `Run`."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    return [Run(workdir, steps, f'--coordinator_address=localhost:{port}',
+                f'--num_processes={count}', f'--process_id={i}', *arguments, **options)
+            for i in range(count)]
