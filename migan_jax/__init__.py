@@ -1,0 +1,40 @@
+"""MI-GAN image inpainting: load, inpaint, export and evaluate from Python.
+
+    import migan_jax
+
+    model = migan_jax.load('runs/mine')              # or migan_512_places2.pt
+    result = model.inpaint(picture, mask)            # mask: True or 255 = known
+    result = model.inpaint(picture, hole=hole)       # hole: True or 255 = hole
+    model.export('migan.onnx')
+    migan_jax.evaluate(model, 'photos').means['psnr']
+    mask = migan_jax.masks.free_form(0, picture.shape)
+
+All names are imported when they are first used: `import migan_jax` costs nothing, and
+neither TensorFlow nor PyTorch nor ONNX is imported before something needs it.
+"""
+
+import typing
+
+if typing.TYPE_CHECKING:
+    from migan_jax import masks
+    from migan_jax.api import evaluate
+    from migan_jax.api import load
+
+__all__ = ['evaluate', 'load', 'masks']
+
+
+def __getattr__(name):
+    if name == 'masks':
+        # `from migan_jax import masks` would ask this function again.
+        import migan_jax.masks
+
+        return migan_jax.masks
+    if name in ('evaluate', 'load'):
+        from migan_jax import api
+
+        return {'evaluate': api.evaluate, 'load': api.load}[name]
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -3,14 +3,31 @@
 Mask polarity everywhere: 1 (255 in u8) = known, 0 = hole.
 
 `model_input`, `critic_input`, `composite`, `from_uint8` and `to_uint8` take jax
-arrays (also inside jit) or numpy arrays and answer in kind. The two functions for
-pictures of any size, `inpaint_resize` and `inpaint_pipeline`, work on the host in
-numpy, so that a new picture size compiles nothing: only the R x R model is compiled.
+arrays (also inside jit) or numpy arrays and answer in kind. The functions for pictures
+of any size, `inpaint_resize`, `inpaint_pipeline` and `inpaint_many`, work on the host
+in numpy, so that a new picture size compiles nothing: only the R x R model is
+compiled, once for each of `BATCH_SIZES` that is used.
 """
+
+from typing import Callable, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+
+# How many pictures a model is given at once; fewer are filled up to the next of these.
+BATCH_SIZES = (1, 2, 4, 8)
+
+
+class Job(NamedTuple):
+    """A picture made ready for the model.
+
+    Attributes:
+        seen: f32[R, R, 4], see `model_input`.
+        finish: f32[R, R, 3] that the model painted -> u8[H, W, 3].
+    """
+    seen: np.ndarray
+    finish: Callable
 
 
 def model_input(image, mask):
@@ -81,18 +98,31 @@ def inpaint_resize(generate, image, mask, resolution):
     Raises:
         ValueError: wrong dtype or shape, or the model painted non-finite values.
     """
+    (result,) = inpaint_many(generate, [(image, mask)], resolution, prepare_resize)
+    return result
+
+
+def prepare_resize(image, mask, resolution):
+    """The first half of `inpaint_resize`: a `Job`, or None if all is known.
+
+    Raises:
+        ValueError: wrong dtype or shape.
+    """
     known = _known(image, mask)
     if known.all():
-        return image.copy()
+        return None
     height, width = known.shape
     known = known.astype(np.uint8)
     bicubic, nearest = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
     square = (resolution, resolution)
     seen = np.asarray(Image.fromarray(image).resize(square, bicubic))
     seen_known = np.asarray(Image.fromarray(known).resize(square, nearest))
-    painted = _paint(generate, from_uint8(seen), seen_known.astype(np.float32))
-    painted = Image.fromarray(to_uint8(painted)).resize((width, height), bicubic)
-    return composite(np.asarray(painted), image, known[..., None])
+
+    def finish(painted):
+        painted = Image.fromarray(to_uint8(painted)).resize((width, height), bicubic)
+        return composite(np.asarray(painted), image, known[..., None])
+
+    return Job(_seen(from_uint8(seen), seen_known), finish)
 
 
 def inpaint_pipeline(generate, image, mask, resolution, *, padding=128, stretch=False):
@@ -128,9 +158,23 @@ def inpaint_pipeline(generate, image, mask, resolution, *, padding=128, stretch=
     Raises:
         ValueError: wrong dtype or shape, or the model painted non-finite values.
     """
+    def prepare(image, mask, resolution):
+        return prepare_pipeline(
+            image, mask, resolution, padding=padding, stretch=stretch)
+
+    (result,) = inpaint_many(generate, [(image, mask)], resolution, prepare)
+    return result
+
+
+def prepare_pipeline(image, mask, resolution, *, padding=128, stretch=False):
+    """The first half of `inpaint_pipeline`: a `Job`, or None if all is known.
+
+    Raises:
+        ValueError: wrong dtype or shape.
+    """
     known = _known(image, mask)
     if known.all():
-        return image.copy()
+        return None
     top, bottom, left, right = hole_box(known, resolution, padding)
     picture = image[top:bottom, left:right].astype(np.float32)
     known = known[top:bottom, left:right].astype(np.float32)[..., None]
@@ -142,20 +186,48 @@ def inpaint_pipeline(generate, image, mask, resolution, *, padding=128, stretch=
     if rows != height or columns != width:
         seen = np.pad(picture, border, mode='symmetric')
         seen_known = np.pad(known, border, mode='symmetric')
-    painted = _paint(
-        generate,
-        resize_bilinear(seen, resolution, resolution) / 127.5 - 1,
-        resize_nearest(seen_known, resolution, resolution)[..., 0],
-    )
-    painted = resize_bilinear(painted, rows, columns)[:height, :width]
-    painted = np.clip(painted, -1, 1) * 127.5 + 127.5
 
-    blended = composite(painted, picture, soften(known))
-    # Rounding noise of a blend that should hit a level must not cost that level.
-    levels = np.floor(np.clip(blended + 1e-3, 0, 255)).astype(np.uint8)
-    result = image.copy()
-    result[top:bottom, left:right] = levels
-    return result
+    def finish(painted):
+        painted = resize_bilinear(painted, rows, columns)[:height, :width]
+        painted = np.clip(painted, -1, 1) * 127.5 + 127.5
+        blended = composite(painted, picture, soften(known))
+        # Rounding noise of a blend that should hit a level must not cost that level.
+        levels = np.floor(np.clip(blended + 1e-3, 0, 255)).astype(np.uint8)
+        result = image.copy()
+        result[top:bottom, left:right] = levels
+        return result
+
+    return Job(
+        _seen(resize_bilinear(seen, resolution, resolution) / 127.5 - 1,
+              resize_nearest(seen_known, resolution, resolution)[..., 0]), finish)
+
+
+# Ways to inpaint a picture of any size, as the tools and the Python API call them.
+MODES = {'resize': prepare_resize, 'pipeline': prepare_pipeline}
+
+
+def inpaint_many(generate, pictures, resolution, prepare=prepare_resize):
+    """Inpaints pictures of any sizes, several at a time.
+
+    Args:
+        generate: f32[B, R, R, 4] -> f32[B, R, R, 3], see `model_input`; B is one of
+            `BATCH_SIZES`.
+        pictures: sequence of (image, mask), see `inpaint_resize`.
+        resolution: R, what `generate` was trained at.
+        prepare: `prepare_resize` or `prepare_pipeline`.
+
+    Yields:
+        u8[H, W, 3], in order; a copy of the image where all of it is known.
+
+    Raises:
+        ValueError: wrong dtype or shape, or the model painted non-finite values.
+    """
+    for start in range(0, len(pictures), BATCH_SIZES[-1]):
+        group = pictures[start:start + BATCH_SIZES[-1]]
+        jobs = [prepare(image, mask, resolution) for image, mask in group]
+        painted = iter(_paint(generate, [job.seen for job in jobs if job is not None]))
+        for (image, _), job in zip(group, jobs):
+            yield image.copy() if job is None else job.finish(next(painted))
 
 
 def hole_box(known, resolution, padding):
@@ -264,17 +336,32 @@ def _known(image, mask):
     return mask == 255
 
 
-def _paint(generate, image, known):
-    """Runs the model on f32[R, R, 3] and f32[R, R] (1 = known); f32[R, R, 3]."""
-    output = np.asarray(generate(model_input(image, known[..., None])[None]))
-    if output.shape != (1, *image.shape):
+def _seen(image, known):
+    """`model_input` of f32[R, R, 3] and [R, R], 1 = known."""
+    return model_input(image, known.astype(np.float32)[..., None])
+
+
+def _paint(generate, seen):
+    """Runs the model on a list of at most `BATCH_SIZES[-1]` f32[R, R, 4].
+
+    Returns:
+        f32[len(seen), R, R, 3].
+    """
+    if not seen:
+        return []
+    size = next(size for size in BATCH_SIZES if size >= len(seen))
+    # Filled up with the last one, whose values are as good as any other's.
+    x = np.stack([seen[min(i, len(seen) - 1)] for i in range(size)])
+    output = np.asarray(generate(x))
+    if output.shape != (*x.shape[:3], 3):
         raise ValueError(
-            f'generate: expected an output of shape {[1, *image.shape]}, got '
+            f'generate: expected an output of shape {[*x.shape[:3], 3]}, got '
             f'{list(output.shape)}; is `resolution` the resolution of the model?'
         )
+    output = output[:len(seen)].astype(np.float32)
     if not np.isfinite(output).all():
         raise ValueError(
             'generate: the model painted non-finite values; the checkpoint is damaged '
             'or its training diverged: use an earlier one'
         )
-    return output[0].astype(np.float32)
+    return output

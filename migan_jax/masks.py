@@ -14,6 +14,7 @@ another, only as many as were drawn, each in one fused pass over a boolean plane
 """
 
 import fractions
+import functools
 import hashlib
 import math
 import operator
@@ -33,12 +34,18 @@ _MAX_SEGMENTS = 17
 _MEAN_ANGLE = 2 * math.pi / 5
 _ANGLE_RANGE = 2 * math.pi / 15
 
+# Side at which masks of the size of a picture are drawn: published brush widths fit it.
+SIDE = 256
+
 # A range that one draw in a hundred meets is missed with probability 4e-5.
 MAX_TRIES = 1000
 
 
 def free_form(key, resolution, hole_range=(0.0, 1.0), *, brush_width=(12, 48)):
     """Draws one free-form mask.
+
+        mask = migan_jax.masks.free_form(0, 256)             # seed 0, 256 x 256
+        mask = migan_jax.masks.free_form(0, picture.shape)   # of a picture's size
 
     One try paints, uniformly in number, fewer than `int(10 * scale)` boxes with
     sides below resolution / 2, fewer than `int(5 * scale)` boxes with sides below
@@ -54,25 +61,48 @@ def free_form(key, resolution, hole_range=(0.0, 1.0), *, brush_width=(12, 48)):
     `free_form_batch` for a batch.
 
     Args:
-      key: one `jax.random` key.
-      resolution: int, side of the mask in pixels.
+      key: one `jax.random` key, or an int, the seed of one, for a NumPy array
+        outside of `jax.jit`.
+      resolution: int, side of the mask in pixels; or (height, width, ...), such as
+        the shape of a picture, for a mask drawn at 256 x 256 and stretched to it.
       hole_range: (lo, hi), exclusive bounds of the share of hole pixels, with
         0 <= lo < hi <= 1 and lo + hi >= 0.1 (below, the bounds above leave
-        nothing to paint).
-      brush_width: (narrowest, widest) stroke in whole pixels, the widest excluded
-        unless equal.  Published: 12 to 48 at 256 and at 512; smaller masks need
-        narrower brushes.
+        nothing to paint).  Stretching changes the share by rounding only.
+      brush_width: (narrowest, widest) stroke in whole pixels of the drawing, the
+        widest excluded unless equal.  Published: 12 to 48 at 256 and at 512; smaller
+        masks need narrower brushes.
 
     Returns:
-      float32 [resolution, resolution, 1], 1 = known, 0 = hole.
+      float32 [resolution, resolution, 1] or [height, width, 1], 1 = known, 0 = hole.
 
     Raises:
       ValueError: an argument is out of the range given above, or the mask has so
         few pixels that no number of hole pixels lies inside hole_range.
     """
-    resolution = _checked_resolution(resolution)
-    lo, hi = _checked_hole_range(hole_range)
-    brush_width = _checked_brush_width(brush_width)
+    size, side = resolution, resolution
+    if isinstance(resolution, (tuple, list)):
+        if len(resolution) < 2:
+            raise ValueError(f'resolution is {resolution!r}; expected an int, or '
+                             '(height, width) in pixels')
+        size = tuple(_checked_resolution(length) for length in resolution[:2])
+        side = SIDE
+    side = _checked_resolution(side)
+    static = side, _checked_hole_range(hole_range), _checked_brush_width(brush_width)
+    if isinstance(key, (int, np.integer)):
+        # Compiled, and kept: a call of its own would compile the loops every time.
+        # On the host, where stretching compiles nothing.
+        mask = np.asarray(_sample_compiled(jax.random.key(key), *static))
+    else:
+        mask = _sample(key, *static)
+    if isinstance(size, tuple):
+        rows, columns = (np.arange(length) * side // length for length in size)
+        mask = mask[rows][:, columns]
+    return mask
+
+
+def _sample(key, resolution, hole_range, brush_width):
+    """`free_form` with checked arguments."""
+    lo, hi = hole_range
     scale = min(lo + hi, 1.0)
 
     # Whole numbers, so that rounding of a mean never decides on a mask.
@@ -107,6 +137,9 @@ def free_form(key, resolution, hole_range=(0.0, 1.0), *, brush_width=(12, 48)):
     )
     _, _, hole = jax.lax.while_loop(unfinished, attempt, first)
     return jnp.logical_not(hole).astype(jnp.float32)[:, :, None]
+
+
+_sample_compiled = functools.partial(jax.jit, static_argnums=(1, 2, 3))(_sample)
 
 
 def free_form_batch(keys, resolution, hole_range=(0.0, 1.0), *, brush_width=(12, 48)):
@@ -149,7 +182,8 @@ def name_key(seed, name):
     Returns:
       One `jax.random` key (threefry, whatever jax's default generator is).
     """
-    digest = hashlib.sha256(name.encode('utf-8')).digest()
+    # File names need not be UTF-8.
+    digest = hashlib.sha256(name.encode('utf-8', 'surrogateescape')).digest()
     key = jax.random.key(seed, impl='threefry2x32')
     for word in (digest[:4], digest[4:8]):
         key = jax.random.fold_in(key, int.from_bytes(word, 'big'))

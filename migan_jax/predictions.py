@@ -13,14 +13,14 @@ import json
 import os
 import time
 from typing import Any, Callable, NamedTuple
-import zipfile
 
 from absl import logging
 import jax
 import numpy as np
 
-from migan_jax import evaluate
+from migan_jax import evaluation
 from migan_jax import inpaint
+from migan_jax import masks as masks_lib
 from migan_jax import scoring
 from migan_jax import state as state_lib
 from migan_jax.metrics import fid
@@ -91,7 +91,7 @@ def make_scorer(protocol, loaded):
         image = inpaint.from_uint8(images)
         mask = masks.astype(np.float32)
         composite = scoring.as_judged(inpaint.composite(output, image, mask), protocol)
-        measured = {**evaluate.figures_of(composite, image, mask),
+        measured = {**evaluation.figures_of(composite, image, mask),
                     **scoring.lpips_figures(networks, composite, image)}
         if with_features:
             measured['features'] = scoring.features(networks, protocol, composite)
@@ -107,6 +107,50 @@ def make_scorer(protocol, loaded):
         jax.pmap(figures, state_lib.AXIS),
         jax.pmap(features, state_lib.AXIS) if with_features else None, networks,
         json.dumps([_VERSION, protocol.name, loaded.files], sort_keys=True))
+
+
+def from_generator(config, generator, variables, seed):
+    """`Painter` of a deployed generator, on all local devices.
+
+    Args:
+      config: ConfigDict of the model.
+      generator, variables: see `state.load_deployed`.
+      seed: of the masks, from which a latent, where there is one, derives.
+    """
+    identity = key_of(
+        config.model.to_json_best_effort(),
+        *(np.asarray(leaf) for leaf in jax.tree.leaves(variables)))
+    params = state_lib.replicate(variables['params'])
+    rest = state_lib.replicate(
+        {name: tree for name, tree in variables.items() if name != 'params'})
+
+    def step(params, variables, images, masks, key_data):
+        keys = jax.random.wrap_key_data(key_data, impl='threefry2x32')
+        return evaluation.paint(
+            generator, params, variables, inpaint.from_uint8(images),
+            masks.astype(np.float32), keys)
+
+    step = jax.pmap(step, state_lib.AXIS)
+
+    def paint(stems, images, masks):
+        keys = evaluation.mask_keys_of(seed, stems)
+        output = step(params, rest, *(_shard(x) for x in (images, masks, keys)))
+        return np.asarray(output).reshape(images.shape)
+
+    return Painter(paint, lambda stems: identity)
+
+
+def mask_maker(resolution, bounds, brush_width, seed):
+    """Function stems -> u8[B, R, R, 1] generated masks, 1 = known, on all devices."""
+    draw = jax.pmap(lambda key_data: masks_lib.free_form_batch(
+        jax.random.wrap_key_data(key_data, impl='threefry2x32'), resolution, bounds,
+        brush_width=brush_width), state_lib.AXIS)
+
+    def make(stems):
+        masks = np.asarray(draw(_shard(evaluation.mask_keys_of(seed, stems))))
+        return masks.reshape(len(stems), resolution, resolution, 1).astype(np.uint8)
+
+    return make
 
 
 class Parts:
@@ -127,7 +171,8 @@ class Parts:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        # A damaged archive raises whatever zipfile, zlib and NumPy trip over.
+        except Exception as error:
             logging.warning('%s is damaged and is computed again: %s', path, error)
             return None
 

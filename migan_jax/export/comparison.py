@@ -12,6 +12,7 @@ from PIL import Image
 
 from migan_jax import images as image_files
 from migan_jax import inpaint
+from migan_jax import mask_files
 
 
 class Picture(NamedTuple):
@@ -56,12 +57,12 @@ def read_pictures(images, masks):
     Raises:
       ValueError: nothing there, unreadable, or sizes that differ.
     """
-    # The reader and its limits are those of tools/inpaint.py.
+    # Which mask belongs to which image is decided as in tools/inpaint.py.
     import inpaint as inpaint_tool
 
     pictures = []
     for _, image, mask in inpaint_tool.match(pathlib.Path(images), pathlib.Path(masks)):
-        known, _ = inpaint_tool.read_mask(mask, invert=False)
+        known, _ = mask_files.read(mask)
         picture = Picture(image_files.decode(image), known)
         if picture.image.shape[:2] != picture.known.shape:
             raise ValueError(

@@ -89,10 +89,24 @@ def load(directory):
     _, manager, step = state_lib.open_checkpoint(directory)
     manager.close()
     config, _, variables = state_lib.load_deployed(directory)
+    return from_deployed(config, variables, directory, str(step))
+
+
+def from_deployed(config, variables, source, step):
+    """A deployed generator as a `Model`.
+
+    Args:
+      config, variables: see `state.load_deployed`.
+      source: where it came from, for messages.
+      step: in words, for the metadata.
+
+    Raises:
+      ExportFailed: not a model that the formats can hold.
+    """
     is_comodgan = state_lib.is_comodgan(config)
     if not is_comodgan and not config.model.depthwise:
         raise ExportFailed(
-            f'{directory} holds the ablation with plain 3x3 convolutions, which has no '
+            f'{source} holds the ablation with plain 3x3 convolutions, which has no '
             'deployed form; train with config.model.depthwise=True.')
     resolution = config.model.resolution
     metadata = {
@@ -101,7 +115,7 @@ def load(directory):
         'input': f'[mask - 0.5, image * mask], 4 x {resolution} x {resolution}',
         'channel_order': 'mask, red, green, blue; output red, green, blue',
         'mask_polarity': '1 = known, 0 = hole', 'value_range': '-1 to 1',
-        'source_step': str(step), 'migan_jax_version': version(),
+        'source_step': step, 'migan_jax_version': version(),
     }
     if is_comodgan:
         metadata['z'] = f'{config.model.comodgan.z_dim} normal numbers for each image'
@@ -536,7 +550,8 @@ def check_comodgan_has(formats, options, calibration):
 
 
 def run(checkpoint, out, formats=None, options=Options(), images=None, masks=None,
-        calibration=None):
+        calibration=None,
+        say=lambda text: None):
     """Exports a checkpoint.
 
     Args:
@@ -546,6 +561,7 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
       options: `Options`.
       images, masks: paths of pictures to compare on, or None.
       calibration: (images, masks) to write an int8 graph with, or None.
+      say: called with what it does, and with '' before it prints.
 
     Returns:
       list of dicts, one per format; those that failed have 'error'.
@@ -572,6 +588,7 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
     reports = []
     for name in [*dict.fromkeys(formats), *(['int8'] if calibration else [])]:
         file = INT8 if name == 'int8' else files[name].file
+        say(f'writing {file} and comparing it with JAX')
         try:
             if name == 'int8':
                 report = export_int8(model, out / file, calibration_pictures)
@@ -583,6 +600,7 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
                 f'{type(error).__name__}: {error}')
             report = {'format': name, 'file': file, 'error': text}
         reports.append(report)
+        say('')
         print(describe(report), file=sys.stderr if 'error' in report else sys.stdout,
               flush=True)
     state_lib.write_atomically(

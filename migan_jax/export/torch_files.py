@@ -2,11 +2,14 @@
 
 State dicts written by torch.save (zip and legacy format), safetensors, and TorchScript
 archives.  Files come from strangers: a pickle can name any function and have it called,
-so that only tensors, numbers, strings and their containers are let through.
+so that only tensors, numbers, strings and their containers are let through.  Nor may a
+small file fill the memory or the stack: what it unfolds to is bounded beforehand.
 """
 
+import io
 import os
 import pickle
+import pickletools
 import re
 from typing import NamedTuple
 import warnings
@@ -18,9 +21,14 @@ import safetensors
 import safetensors.torch
 import torch
 
+from migan_jax.images import shown
+
 
 class TorchFileError(ValueError):
     """A file can't be read as tensors; the message names it and says why."""
+
+    def __init__(self, message):
+        super().__init__(shown(message))
 
 
 class TorchFile(NamedTuple):
@@ -39,6 +47,14 @@ _PREFERRED = ('G_ema', 'g_ema', 'ema')
 
 # No generator has a thousand layers; a pickle of a few bytes can unfold to more.
 _MAX_NODES = 100_000
+
+# PyTorch stores tensors as they are and compresses nothing but code, which is little.
+_MAX_UNFOLDING, _SMALL = 16, 2**20
+# Tensors may share memory (tied weights, views), but not all of it many times over.
+_MAX_SHARING = 4
+# Containers within containers of a pickle.  Python follows them on the stack, without
+# a bound where it hashes them.
+_MAX_DEPTH = 500
 
 
 def read_tensors(path):
@@ -79,7 +95,7 @@ def read_file(path):
     elif head[:4] == b'PK\x03\x04':
         kind, tensors = _read_zip(path)
     elif head[:1] == b'\x80':
-        kind, tensors = 'legacy state dict', _read_state_dict(path)
+        kind, tensors = 'legacy state dict', _read_legacy(path)
     else:
         raise TorchFileError(
             f'{path} is no PyTorch or safetensors file, it starts with {head[:16]!r}; '
@@ -91,6 +107,7 @@ def read_file(path):
             f'{path} holds no tensors. A frozen TorchScript archive keeps them as '
             'constants without names: use the archive before freezing, or the state '
             'dict.')
+    _check_sharing(path, tensors)
     arrays = {name: _to_numpy(path, name, tensor) for name, tensor in tensors.items()}
     damaged = sorted(name for name, array in arrays.items()
                      if array.dtype.kind == 'f' and not np.isfinite(array).all())
@@ -108,19 +125,34 @@ def listed(names, limit=12):
     return ', '.join([str(name) for name in names[:limit]] + more)
 
 
+def _check_sharing(path, tensors):
+    """Refuses what could not be dense arrays of about the size of the file."""
+    stored, numbers = {}, 0
+    for name, tensor in tensors.items():
+        if (not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided
+                or tensor.is_quantized or tensor.is_complex()
+                or tensor.device.type != 'cpu'):
+            raise TorchFileError(
+                f'{path}: {name} is no plain tensor of numbers but '
+                f'{_describe(tensor)}; expected dense float or integer tensors.')
+        storage = tensor.untyped_storage()
+        place = storage.data_ptr()
+        stored[place] = max(stored.get(place, 0), storage.nbytes())
+        size = tensor.numel() * tensor.element_size()
+        # A view with stride 0 of a few bytes can have any size.
+        if size > storage.nbytes():
+            raise TorchFileError(
+                f'{path}: {name} has shape {list(tensor.shape)}, more numbers than are '
+                'stored for it: save a contiguous copy.')
+        numbers += size
+    if numbers > _MAX_SHARING * sum(stored.values()) + _SMALL:
+        raise TorchFileError(
+            f'{path}: its {len(tensors)} tensors would take {numbers:,} bytes, but '
+            f'share {sum(stored.values()):,}: save contiguous copies.')
+
+
 def _to_numpy(path, name, tensor):
-    """A tensor that owns its numbers -> array."""
-    if (not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided
-            or tensor.is_quantized or tensor.is_complex()
-            or tensor.device.type != 'cpu'):
-        raise TorchFileError(
-            f'{path}: {name} is no plain tensor of numbers but {_describe(tensor)}; '
-            'expected dense float or integer tensors.')
-    # A view with stride 0 of a few bytes can have any size.
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise TorchFileError(
-            f'{path}: {name} has shape {list(tensor.shape)}, more numbers than are '
-            'stored for it: save a contiguous copy.')
+    """A dense tensor that owns its numbers -> array."""
     tensor = tensor.detach()
     if tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()
@@ -140,7 +172,8 @@ def _describe(value):
 def _read_safetensors(path):
     try:
         return safetensors.torch.load_file(path, device='cpu')
-    except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
+    # Headers that are valid JSON but nonsense raise KeyError, TypeError and others.
+    except Exception as error:
         raise TorchFileError(
             f'{path} can not be read as a safetensors file, it is truncated or '
             f'something else: {error}') from error
@@ -151,6 +184,11 @@ def _read_zip(path):
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            unfolded = sum(info.file_size for info in archive.infolist())
+            if unfolded > _MAX_UNFOLDING * os.path.getsize(path) + _SMALL:
+                raise TorchFileError(
+                    f'{path}: refused, its records claim {unfolded:,} bytes, far more '
+                    'than the file can hold uncompressed, as PyTorch writes them.')
             pickles = [n for n in names if re.fullmatch('[^/]+/data.pkl', n)]
             if len(pickles) != 1:
                 raise TorchFileError(
@@ -160,11 +198,89 @@ def _read_zip(path):
             # PyTorch itself tells the two apart by this record.
             if f'{root}constants.pkl' in names:
                 return 'TorchScript archive', _read_torchscript(path, archive, root)
-    except (zipfile.BadZipFile, EOFError) as error:
+            _check_pickle(_record(archive, pickles[0]))
+    except TorchFileError:
+        raise
+    except _TooDeep as error:
+        raise _nested(path) from error
+    # On a damaged directory zipfile raises whatever it trips over.
+    except Exception as error:
         raise TorchFileError(
-            f'{path} is truncated or damaged ({error}): download or write it '
-            'again.') from error
+            f'{path} is truncated or damaged ({type(error).__name__}: {error}): '
+            'download or write it again.') from error
     return 'state dict', _read_state_dict(path)
+
+
+def _record(archive, name):
+    """The bytes of a record, no more than the directory claims, see `_read_zip`."""
+    info = archive.getinfo(name)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile(
+            f'{name} has compression method {info.compress_type}, PyTorch writes none')
+    with archive.open(info) as f:
+        # Not read(), which expands everything before it compares with the claim.
+        return f.read(info.file_size + 1)
+
+
+def _read_legacy(path):
+    """Tensors of a file that is pickles one after the other, and the numbers."""
+    with open(path, 'rb') as f:
+        try:
+            for _ in range(5):
+                _check_pickle(f)
+        except _TooDeep as error:
+            raise _nested(path) from error
+        # Not a pickle, or not all of one: torch.load comes no further and says so.
+        except Exception:
+            logging.debug('%s: no valid pickle', path, exc_info=True)
+    return _read_state_dict(path)
+
+
+class _TooDeep(Exception):
+    """A pickle nests its containers too deep, or numbers its objects absurdly."""
+
+
+def _nested(path):
+    return TorchFileError(f'{path}: refused, its pickle has containers nested over '
+                          f'{_MAX_DEPTH} deep, which no state dict has.')
+
+
+# What changes a container already on the stack.
+_CHANGES = ('APPEND', 'APPENDS', 'SETITEM', 'SETITEMS', 'ADDITEMS', 'BUILD')
+
+
+def _check_pickle(file):
+    """Reads one pickle up to its end without loading it; raises `_TooDeep`.
+
+    Follows how deep the object in each place of the unpickler's stack is nested.
+    Anything that is no pickle raises any exception.
+    """
+    stack, marks, memo = [], [], {}
+    for count, (op, arg, _) in enumerate(pickletools.genops(file)):
+        if op.name == 'MARK':
+            marks.append(len(stack))
+        elif op.name in ('PUT', 'BINPUT', 'LONG_BINPUT', 'MEMOIZE'):
+            index = len(memo) if arg is None else arg
+            # The memo is an array as long as its greatest index.
+            if index > count + 1000:
+                raise _TooDeep
+            memo[index] = stack[-1]
+        elif op.name in ('GET', 'BINGET', 'LONG_BINGET'):
+            stack.append(memo[arg])
+        else:
+            before = op.stack_before
+            marked = pickletools.markobject in before
+            fixed = before.index(pickletools.markobject) if marked else len(before)
+            start = (marks.pop() if marked else len(stack)) - fixed
+            taken = stack[start:]
+            del stack[start:]
+            if op.name in _CHANGES:
+                depth = max([taken[0], *(d + 1 for d in taken[1:])])
+            else:
+                depth = 1 + max(taken, default=0)
+            if depth > _MAX_DEPTH:
+                raise _TooDeep
+            stack += [depth] * len(op.stack_after)
 
 
 def _read_state_dict(path):
@@ -253,7 +369,8 @@ class _Refused(Exception):
 def _read_torchscript(path, archive, root):
     """{attribute path: tensor} of an archive's module; none of its code runs."""
     records = set(archive.namelist())
-    if f'{root}byteorder' in records and archive.read(f'{root}byteorder') != b'little':
+    order = f'{root}byteorder'
+    if order in records and _record(archive, order) != b'little':
         raise TorchFileError(f'{path} was written on a big-endian machine: save it '
                              'again on a little-endian one.')
 
@@ -266,7 +383,7 @@ def _read_torchscript(path, archive, root):
             self.state = state
 
     def plain_list(values):
-        return list(values)
+        return values
 
     def tagged(value, _):
         return value
@@ -295,16 +412,21 @@ def _read_torchscript(path, archive, root):
             return dtype, key, count
 
     try:
-        with archive.open(f'{root}data.pkl') as f:
-            module = Unpickler(f).load()
+        data = _record(archive, f'{root}data.pkl')
+        _check_pickle(data)
+        module = Unpickler(io.BytesIO(data)).load()
         stored = {}
         _collect(module, Inert, '', stored, [0])
-        tensors = {}
+        tensors, storages = {}, {}
         for name, (storage, offset, size, stride) in stored.items():
             dtype, key, count = storage
-            data = bytearray(archive.read(f'{root}data/{key}'))
+            if key not in storages:
+                storages[key] = bytearray(_record(archive, f'{root}data/{key}'))
             tensors[name] = torch.as_strided(
-                torch.frombuffer(data, dtype=dtype, count=count), size, stride, offset)
+                torch.frombuffer(storages[key], dtype=dtype, count=count), size, stride,
+                offset)
+    except _TooDeep as error:
+        raise _nested(path) from error
     except _Refused as error:
         raise TorchFileError(
             f'{path} pickles {error}: refused, because loading it could run any code. '

@@ -1,0 +1,581 @@
+"""The Python API: loading, inpainting whatever is handed over, export, evaluation."""
+
+import contextlib
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+import torch
+
+import golden
+import migan_jax
+from migan_jax import api
+from migan_jax import inpaint
+from migan_jax import masks as masks_lib
+from migan_jax import state as state_lib
+from tiny import tiny_config
+
+ROOT = pathlib.Path(__file__).parents[1]
+_SPEC = importlib.util.spec_from_file_location(
+    'tools_evaluate_for_api', ROOT / 'tools' / 'evaluate.py')
+tool = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(tool)
+
+R = 16
+
+
+def drawn_variables(config):
+    """Variables of a deployed generator, by NumPy: nothing is compiled."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        scale = max(np.prod(leaf.shape[:-1], dtype=int), 1) ** -0.5
+        return rng.normal(0, scale, leaf.shape).astype(leaf.dtype)
+
+    return jax.tree.map(draw, state_lib.abstract_deployed(config))
+
+
+@pytest.fixture(scope='module')
+def directory(tmp_path_factory):
+    """A checkpoint directory with a deployed 16 x 16 MI-GAN of random weights."""
+    folder = tmp_path_factory.mktemp('model') / 'deployed'
+    config = tiny_config(1)
+    state_lib.save_deployed(str(folder), config, drawn_variables(config))
+    return str(folder)
+
+
+@pytest.fixture(scope='module')
+def model(directory):
+    return migan_jax.load(directory)
+
+
+@pytest.fixture(scope='module')
+def published(tmp_path_factory):
+    """A published state dict, 32 x 32, as a file."""
+    path = tmp_path_factory.mktemp('published') / 'migan.pt'
+    state = golden.subset(golden.load('generator_inference'), 'state/')
+    torch.save({k: torch.from_numpy(np.array(v)) for k, v in state.items()}, path)
+    return path
+
+
+def picture(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def known(height, width):
+    """bool[H, W], True = known; a hole of a ninth of the area."""
+    mask = np.ones((height, width), bool)
+    mask[height // 3:2 * height // 3, width // 3:2 * width // 3] = False
+    return mask
+
+
+def expected(model, image, mask, mode='resize'):
+    """What the library's own functions give with the checkpoint as tools load it."""
+    _, generate = state_lib.load_generator(model.source)
+    paint = {'resize': inpaint.inpaint_resize, 'pipeline': inpaint.inpaint_pipeline}
+    return paint[mode](generate, image, np.where(mask, 255, 0).astype(np.uint8), R)
+
+
+def assert_close(result, want):
+    """Equal within one level: batches of other sizes round differently."""
+    assert result.dtype == want.dtype == np.uint8 and result.shape == want.shape
+    assert np.abs(result.astype(int) - want).max() <= 1
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that gets one entry for each program compiled in the body."""
+    found = []
+
+    def listen(event, *_, **__):
+        if event == '/jax/core/compile/backend_compile_duration':
+            found.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+# Importing.
+
+
+def test_importing_is_cheap():
+    """Nothing large before it is needed; TensorFlow and PyTorch not for inpainting."""
+    code = '''
+import json, sys
+heavy = {'jax', 'flax', 'numpy', 'tensorflow', 'torch', 'onnx', 'onnxruntime'}
+import migan_jax
+first = sorted(heavy & set(sys.modules))
+assert {'load', 'evaluate', 'masks'} <= set(dir(migan_jax))
+load, measure, draw = migan_jax.load, migan_jax.evaluate, migan_jax.masks.free_form
+from migan_jax import evaluation, masks
+print(json.dumps([first, sorted(heavy & set(sys.modules)),
+                  callable(measure), masks.free_form is draw]))
+'''
+    result = subprocess.run([sys.executable, '-c', code], cwd=ROOT,
+                            capture_output=True, text=True, check=True)
+    first, later, function, same = json.loads(result.stdout)
+    assert first == [] and function and same
+    assert later == ['flax', 'jax', 'numpy']
+
+
+def test_unknown_names_are_no_attributes():
+    with pytest.raises(AttributeError, match='lode'):
+        migan_jax.lode('runs/mine')
+
+
+# Loading.
+
+
+def test_a_directory_and_a_file_of_published_weights(model, published):
+    assert (model.resolution, model.step) == (R, 0)
+    assert 'MI-GAN, 16 x 16' in repr(model)
+    loaded = migan_jax.load(published)
+    assert (loaded.resolution, loaded.step) == (32, None)
+    # The network in that file is the published one.
+    arrays = golden.load('generator_inference')
+    x = golden.nhwc(arrays['in/x'])
+    got = jax.jit(lambda v: loaded.generator.apply(v, x, 'const')[0])(loaded.variables)
+    assert golden.relative_error(got, golden.nhwc(arrays['out/image'])) < 1e-4
+    image, mask = picture(40, 50), known(40, 50)
+    result = loaded.inpaint(image, mask)
+    assert (result[mask] == image[mask]).all() and (result[~mask] != image[~mask]).any()
+
+
+def test_a_comodgan_paints_the_same_alone_and_in_company(tmp_path):
+    config = tiny_config(1, 'comodgan')
+    variables = drawn_variables(config)
+    # Its layers divide by a hundred.
+    variables['params']['mapping'] = jax.tree.map(
+        lambda x: 100 * x, variables['params']['mapping'])
+    state_lib.save_deployed(str(tmp_path / 'm'), config, variables)
+    model = migan_jax.load(tmp_path / 'm')
+    images = [picture(16, 16, i) for i in range(2)]
+    masks = [known(16, 16)] * 2
+    alone = [model.inpaint(i, m) for i, m in zip(images, masks)]
+    for one, want in zip(model.inpaint(images, masks), alone):
+        assert_close(one, want)
+    assert (model.inpaint(images[0], masks[0], seed=1) != alone[0]).any()
+
+
+@pytest.mark.parametrize('name, content, message', [
+    ('absent', None, 'no such file or folder'),
+    ('migan.onnx', b'x', 'an exported graph'),
+    ('page.pt', b'<html>', 'no PyTorch or safetensors file'),
+])
+def test_what_is_no_model_is_named(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        migan_jax.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_an_empty_directory(tmp_path):
+    with pytest.raises(ValueError, match='config.json'):
+        migan_jax.load(tmp_path)
+
+
+def test_a_missing_package_is_named_with_its_extra(
+        model, published, monkeypatch, tmp_path):
+    for name in [n for n in sys.modules if n.startswith('migan_jax.export')]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    # An attribute of the package would be found without importing.
+    monkeypatch.delattr(migan_jax, 'export', raising=False)
+    for call in (lambda: migan_jax.load(published),
+                 lambda: model.export(tmp_path / 'migan.onnx')):
+        with pytest.raises(
+                ImportError, match=r"torch.*pip install 'migan_jax\[export\]'"):
+            call()
+
+
+# Inpainting: what comes back is what went in.
+
+
+@pytest.mark.parametrize('mode', ['resize', 'pipeline'])
+def test_equal_to_the_tool(model, mode):
+    for size in ((16, 16), (37, 61), (200, 90)):
+        image, mask = picture(*size), known(*size)
+        result = model.inpaint(image, mask, mode=mode)
+        assert_close(result, expected(model, image, mask, mode))
+        assert (result != image).any()
+
+
+def test_kinds_of_pictures(model):
+    image, mask = picture(40, 30), known(40, 30)
+    want = model.inpaint(image, mask)
+
+    result = model.inpaint(Image.fromarray(image), mask)
+    assert isinstance(result, Image.Image) and result.mode == 'RGB'
+    np.testing.assert_array_equal(result, want)
+
+    for dtype in (np.float16, np.float32, np.float64):
+        levels = (image / 255).astype(dtype)
+        result = model.inpaint(levels, mask)
+        assert result.dtype == dtype and result.shape == image.shape
+        np.testing.assert_array_equal(result[mask], levels[mask])
+        np.testing.assert_array_equal(np.rint(result * 255), want)
+    # What lies between two levels survives where nothing is painted.
+    between = np.full((40, 30, 3), 0.1234567)
+    result = model.inpaint(between, mask)
+    assert (result[mask] == 0.1234567).all() and (result[~mask] != 0.1234567).all()
+
+
+def test_grey_pictures_stay_grey(model):
+    grey, mask = picture(40, 30)[..., 0], known(40, 30)
+    want = model.inpaint(grey, mask)
+    assert want.shape == (40, 30) and want.dtype == np.uint8
+    np.testing.assert_array_equal(want[mask], grey[mask])
+    assert (want[~mask] != grey[~mask]).any()
+    np.testing.assert_array_equal(model.inpaint(grey[..., None], mask)[..., 0], want)
+    result = model.inpaint((grey / 255).astype(np.float32), mask)
+    assert result.shape == (40, 30) and (result[mask] == (grey / 255)[mask].astype(
+        np.float32)).all()
+    result = model.inpaint(Image.fromarray(grey), mask)
+    assert result.mode == 'L'
+    np.testing.assert_array_equal(np.asarray(result)[mask], grey[mask])
+
+
+def test_transparency_is_on_white_as_in_files_and_refused_in_arrays(model):
+    image, mask = picture(20, 20), known(20, 20)
+    alpha = np.where(mask, 255, 0).astype(np.uint8)
+    alpha[0] = 0
+    rgba = np.dstack([image, alpha])
+    result = model.inpaint(Image.fromarray(rgba), mask)
+    assert result.mode == 'RGB' and (np.asarray(result)[0] == 255).all()
+    np.testing.assert_array_equal(np.asarray(result)[1:3], image[1:3])
+    with pytest.raises(ValueError, match=r'pass image\[..., :3\]'):
+        model.inpaint(rgba, mask)
+
+
+def test_batches_and_lists(model):
+    sizes = [(20, 30), (16, 16), (50, 8)]
+    images = [picture(*size, i) for i, size in enumerate(sizes)]
+    masks = [known(*size) for size in sizes]
+    alone = [model.inpaint(i, m) for i, m in zip(images, masks)]
+    mixed = [images[0], Image.fromarray(images[1]), images[2] / 255]
+    results = model.inpaint(mixed, masks)
+    assert isinstance(results, list) and isinstance(results[1], Image.Image)
+    assert results[2].dtype == np.float64
+    assert_close(results[0], alone[0])
+    assert_close(np.asarray(results[1]), alone[1])
+    assert_close(np.rint(results[2] * 255).astype(np.uint8), alone[2])
+
+    # More than one network batch; in between, one with nothing to do.
+    batch = np.stack([picture(24, 20, i) for i in range(11)])
+    masks = np.stack([known(24, 20)] * 11)
+    masks[4] = True
+    with pytest.warns(api.MaskWarning, match='nothing to inpaint'):
+        result = model.inpaint(batch, masks)
+    assert isinstance(result, np.ndarray) and result.shape == batch.shape
+    np.testing.assert_array_equal(result[4], batch[4])
+    for i in (0, 3, 5, 10):
+        assert_close(result[i], model.inpaint(batch[i], masks[i]))
+    grey = model.inpaint(batch[:2, ..., :1], masks[:2, ..., None])
+    assert grey.shape == (2, 24, 20, 1)
+
+
+def test_inputs_are_left_alone(model):
+    image, mask = picture(20, 20), known(20, 20)
+    copies = image.copy(), mask.copy()
+    for mode in ('resize', 'pipeline'):
+        assert not np.shares_memory(model.inpaint(image, mask, mode=mode), image)
+    np.testing.assert_array_equal(image, copies[0])
+    np.testing.assert_array_equal(mask, copies[1])
+    strided = np.asfortranarray(image)[::-1]
+    np.testing.assert_array_equal(
+        model.inpaint(strided, mask[::-1]), model.inpaint(strided.copy(), mask[::-1]))
+
+
+# Masks.
+
+
+def test_every_kind_of_mask_says_the_same(model):
+    image, mask = picture(40, 30), known(40, 30)
+    want = model.inpaint(image, mask)
+    levels = np.where(mask, 255, 0).astype(np.uint8)
+    for same in (levels, levels[..., None], mask.astype(np.float32),
+                 mask.astype(np.float64)[..., None], jax.numpy.asarray(mask),
+                 Image.fromarray(levels), Image.fromarray(levels).convert('1'),
+                 Image.fromarray(levels).convert('RGB')):
+        np.testing.assert_array_equal(model.inpaint(image, same), want)
+    for hole in (~mask, 255 - levels, 1 - mask.astype(np.float32),
+                 Image.fromarray(255 - levels)):
+        np.testing.assert_array_equal(model.inpaint(image, hole=hole), want)
+    # What the sampler draws fits, also to a picture's size.
+    drawn = migan_jax.masks.free_form(3, image.shape, (0.2, 0.5))
+    result = model.inpaint(image, drawn)
+    np.testing.assert_array_equal(result[drawn[..., 0] == 1], image[drawn[..., 0] == 1])
+
+
+def test_polarity_has_to_be_said(model):
+    image, mask = picture(20, 20), known(20, 20)
+    for arguments, got in (({}, 'neither'), ({'mask': mask, 'hole': ~mask}, 'both')):
+        with pytest.raises(ValueError, match=f'hole.*, got {got}'):
+            model.inpaint(image, **arguments)
+
+
+def test_masks_that_look_inverted_get_a_warning(model, recwarn):
+    image, mask = picture(20, 20), known(20, 20)
+    model.inpaint(image, mask)
+    model.inpaint(image, hole=~mask)
+    assert not [w for w in recwarn if w.category is api.MaskWarning]
+    with pytest.warns(api.MaskWarning, match='88% .*pass it as hole='):
+        model.inpaint(image, ~mask)
+    with pytest.warns(api.MaskWarning, match='88% .*pass it as mask='):
+        model.inpaint(image, hole=mask)
+    with pytest.warns(api.MaskWarning, match='nothing to inpaint'):
+        result = model.inpaint(image, np.ones((20, 20), bool))
+    np.testing.assert_array_equal(result, image)
+    with pytest.warns(api.MaskWarning, match='nothing is known'):
+        model.inpaint(image, np.zeros((20, 20), bool))
+
+
+def test_levels_in_between(model):
+    image, mask = picture(40, 40), known(40, 40)
+    levels = np.where(mask, 250, 5).astype(np.uint8)   # as JPEG leaves them
+    levels[0, 0] = 130
+    with pytest.warns(api.MaskWarning, match='1600 pixels .* 128 and above'):
+        result = model.inpaint(image, levels)
+    np.testing.assert_array_equal(result, model.inpaint(image, mask))
+    with pytest.raises(ValueError, match='mask: not a mask'):
+        model.inpaint(image, picture(40, 40)[..., 0])
+    with pytest.raises(ValueError, match='hole: not a mask'):
+        model.inpaint(image, hole=np.full((40, 40), 0.5))
+
+
+@pytest.mark.parametrize('mask, message', [
+    (np.ones((20, 20), np.uint8), r'no level above 1.*astype\(bool\)'),
+    (np.ones((20, 20), np.int64), r'got int64\[20, 20\]; pass mask > 0'),
+    (np.ones((20, 21), bool), r'of shape \[20, 20\].*got bool\[20, 21\]'),
+    (np.ones((20, 20, 3), bool), r'got bool\[20, 20, 3\]'),
+    (np.ones((1, 20, 20), bool), r'got bool\[1, 20, 20\]'),
+    (np.full((20, 20), 255.0), r'values 255 to 255'),
+    (np.full((20, 20), np.nan), r'values nan'),
+    (Image.new('L', (21, 20)), r'mode L, 21 x 20'),
+    (Image.new('F', (20, 20)), 'no defined range'),
+    ('mask.png', r'got a str'),
+])
+def test_masks_that_are_refused(model, mask, message):
+    with pytest.raises(ValueError, match=f'^mask: .*{message}'):
+        model.inpaint(picture(20, 20), mask)
+
+
+@pytest.mark.parametrize('image, message', [
+    (picture(20, 20).astype(np.int32), r'got int32\[20, 20, 3\]; convert'),
+    (picture(20, 20).astype(np.uint16), r'got uint16'),
+    (picture(20, 20).astype(np.float32), r'values in \[0, 1\], got 0 to 255'),
+    (picture(20, 20) / 127.5 - 1, r'values in \[0, 1\], got -1'),
+    (np.full((20, 20, 3), np.nan), r'got nan'),
+    (np.zeros((0, 20, 3), np.uint8), r'H, W >= 1'),
+    (np.zeros((5, 20, 20), np.uint8), r'\[B, H, W, 1\]'),
+    ('photo.jpg', r'got a str'),
+    (Image.new('F', (20, 20)), 'no defined range'),
+])
+def test_pictures_that_are_refused(model, image, message):
+    with pytest.raises(ValueError, match=f'^image: .*{message}'):
+        model.inpaint(image, known(20, 20))
+
+
+def test_several_need_as_many_masks(model):
+    images, mask = [picture(20, 20)] * 3, known(20, 20)
+    for masks, got in (([mask] * 2, '2 of them'), (mask, r'bool\[20, 20\]')):
+        with pytest.raises(ValueError, match=f'expected 3, one for each.*{got}'):
+            model.inpaint(images, masks)
+        with pytest.raises(ValueError, match=f'expected 3, one for each.*{got}'):
+            model.inpaint(np.stack(images), masks)
+    with pytest.raises(ValueError, match=r'^mask\[1\]: '):
+        model.inpaint(images, [mask, mask.T[1:], mask])
+    with pytest.raises(ValueError, match=r'^image\[2\]: '):
+        model.inpaint([*images[:2], images[2].astype(int)], [mask] * 3)
+    with pytest.raises(ValueError, match='at least one'):
+        model.inpaint([], [])
+    with pytest.raises(ValueError, match="'resize', 'pipeline'"):
+        model.inpaint(images[0], mask, mode='squash')
+
+
+def test_orientation_gets_a_warning(model):
+    image = Image.fromarray(picture(20, 20))
+    image.getexif()[0x0112] = 6
+    with pytest.warns(UserWarning, match='exif_transpose'):
+        model.inpaint(image, known(20, 20))
+
+
+# Compiling.
+
+
+def test_another_size_compiles_nothing(directory):
+    model = migan_jax.load(directory)
+    with compilations() as first:
+        model.inpaint(picture(40, 30), known(40, 30))
+    assert first
+    with compilations() as later:
+        for size in ((31, 77), (16, 16), (120, 50)):
+            for mode in ('resize', 'pipeline'):
+                model.inpaint(picture(*size), known(*size), mode=mode)
+    assert later == []
+    # Numbers of pictures share programs too: three and four, seven and eight.
+    image, mask = picture(20, 20), known(20, 20)
+    model.inpaint([image] * 3, [mask] * 3)
+    model.inpaint([image] * 8, [mask] * 8)
+    with compilations() as later:
+        for count in (1, 4, 5, 7, 9, 17):
+            model.inpaint([image] * count, [mask] * count)
+        masks_lib.free_form(0, (30, 40))
+        drawing = len(later)
+        masks_lib.free_form(1, (50, 20))
+        masks_lib.free_form(2, 256)
+    assert len(later) == drawing > 0
+
+
+# Free-form masks.
+
+
+def test_free_form_by_seed():
+    mask = migan_jax.masks.free_form(5, 64, (0.1, 0.4), brush_width=(3, 12))
+    assert isinstance(mask, np.ndarray) and mask.shape == (64, 64, 1)
+    assert mask.dtype == np.float32 and set(np.unique(mask)) == {0, 1}
+    np.testing.assert_array_equal(mask, masks_lib.free_form(
+        jax.random.key(5), 64, (0.1, 0.4), brush_width=(3, 12)))
+    assert (mask != migan_jax.masks.free_form(
+        6, 64, (0.1, 0.4), brush_width=(3, 12))).any()
+
+
+def test_free_form_of_the_size_of_a_picture():
+    square = migan_jax.masks.free_form(5, 256, (0.2, 0.5))
+    for shape in ((300, 500, 3), (40, 90)):
+        mask = migan_jax.masks.free_form(5, shape, (0.2, 0.5))
+        assert mask.shape == (*shape[:2], 1)
+        np.testing.assert_array_equal(mask, inpaint.resize_nearest(square, *shape[:2]))
+        assert 0.18 < 1 - mask.mean() < 0.52
+    with pytest.raises(ValueError, match='height, width'):
+        migan_jax.masks.free_form(0, (5,))
+
+
+# Export.
+
+
+def test_export_writes_what_onnxruntime_runs(model, tmp_path):
+    import onnxruntime
+
+    report = model.export(tmp_path / 'deep' / 'mine.onnx')
+    assert report['format'] == 'onnx' and report['random']['max'] < report['tolerance']
+    session = onnxruntime.InferenceSession(report['path'])
+    assert session.get_modelmeta().custom_metadata_map['source_step'] == '0'
+    report = model.export(f'{tmp_path}/out/', 'onnx_pipeline')
+    assert pathlib.Path(report['path']) == tmp_path / 'out' / 'migan_pipeline.onnx'
+    session = onnxruntime.InferenceSession(report['path'])
+    image, mask = picture(40, 50), known(40, 50)
+    got, = session.run(None, {
+        'image': image.transpose(2, 0, 1)[None].copy(),
+        'mask': np.where(mask, 255, 0).astype(np.uint8)[None, None]})
+    want = model.inpaint(image, mask, mode='pipeline')
+    assert np.abs(got[0].transpose(1, 2, 0).astype(int) - want).max() <= 2
+
+
+def test_exported_weights_come_back(published, tmp_path):
+    first = migan_jax.load(published)
+    report = first.export(tmp_path / 'again.pt')
+    second = migan_jax.load(report['path'])
+    jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
+
+
+def test_exports_that_are_refused(model, tmp_path):
+    with pytest.raises(ValueError, match='suffix does not tell'):
+        model.export(tmp_path / 'migan.bin')
+    with pytest.raises(ValueError, match='suffix does not tell'):
+        model.export(tmp_path)
+    with pytest.raises(ValueError, match="'onnx_pipeline'"):
+        model.export(tmp_path / 'migan.onnx', 'coreml')
+    with pytest.raises(ValueError, match='not written'):
+        model.export(tmp_path / 'migan.onnx', tolerance=1e-12)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Evaluation.
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('photos')
+    arrays = {f'pic.{i}': picture(20 + i, 24, i) for i in range(5)}
+    for stem, array in arrays.items():
+        Image.fromarray(array).save(folder / f'{stem}.png')
+    return folder, arrays
+
+
+def test_figures_are_those_of_the_tool(model, photos, tmp_path):
+    folder, arrays = photos
+    want = tool.run(model.source, str(folder), str(tmp_path / 'out'))
+    got = migan_jax.evaluate(model, folder)
+    assert got.means['images'] == want['images'] == 5
+    names = set(want) - {'images'}
+    assert {'psnr', 'hole_psnr', 'ssim'} <= names == set(got.means) - {'images'}
+    for name in names:
+        np.testing.assert_allclose(got.means[name], want[name], rtol=1e-6)
+    low, high = got.intervals['psnr']
+    assert low < got.means['psnr'] < high
+    assert sorted(got.per_image) == sorted(f'{stem}.png' for stem in arrays)
+    assert set(got.left_out) == {'fid', 'p_ids', 'u_ids', 'lpips'}
+    # By path, on part of them, other masks.
+    other = migan_jax.evaluate(model.source, folder, seed=9, limit=3, metrics=['psnr'])
+    assert set(other.means) == {'psnr', 'images'} and other.means['images'] == 3
+    first = f'{min(arrays)}.png'
+    assert other.per_image[first]['psnr'] != got.per_image[first]['psnr']
+
+
+def test_pictures_and_masks_at_hand(model, photos, tmp_path):
+    _, arrays = photos
+    pictures = [arrays[stem] for stem in sorted(arrays)]
+    mask = known(R, R)
+    got = migan_jax.evaluate(model, pictures, [mask] * 5)
+    assert list(got.per_image) == ['0', '1', '2', '3', '4']
+    np.testing.assert_allclose(got.means['hole_share'], (~mask).mean(), rtol=1e-6)
+    opposite = migan_jax.evaluate(model, pictures, holes=[~mask] * 5)
+    assert opposite.means == got.means
+    # By hand: PSNR of a composite.
+    image = np.asarray(Image.fromarray(pictures[2]).resize((R, R), 3))
+    _, generate = state_lib.load_generator(model.source)
+    generated = generate(inpaint.model_input(
+        inpaint.from_uint8(image)[None], mask.astype(np.float32)[None, ..., None]))[0]
+    error = np.where(mask[..., None], 0, (
+        np.clip(generated, -1, 1) - inpaint.from_uint8(image)) / 2)
+    np.testing.assert_allclose(
+        got.per_image['2']['psnr'], -10 * np.log10(np.mean(error**2)), rtol=1e-4)
+    # The same from folders.
+    for folder, array in (('images', image), ('masks', np.uint8(mask) * 255)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(array).save(tmp_path / folder / 'x.png')
+    files = migan_jax.evaluate(model, tmp_path / 'images', tmp_path / 'masks')
+    np.testing.assert_allclose(
+        files.means['psnr'], got.per_image['2']['psnr'], rtol=1e-5)
+
+
+def test_evaluations_that_are_refused(model, photos, tmp_path):
+    folder, arrays = photos
+    pictures = list(arrays.values())
+    mask = known(R, R)
+    for arguments, message in (
+            ({'images': tmp_path}, 'no images'),
+            ({'images': folder, 'metrics': ['psmr']}, 'unknown psmr'),
+            ({'images': folder, 'metrics': ['fid']}, '5 images are too few'),
+            ({'images': folder, 'protocol': 'mine'}, "'mine'"),
+            ({'images': folder, 'masks': tmp_path}, 'no image in this folder'),
+            ({'images': folder, 'masks': [mask] * 5}, 'expected a folder'),
+            ({'images': pictures, 'masks': [mask]}, 'expected 5'),
+            ({'images': pictures, 'masks': [mask] * 5, 'holes': [mask] * 5}, 'both'),
+            ({'images': pictures, 'masks': [known(9, 9)] * 5}, r'masks\[0\]'),
+            ({'images': []}, 'expected a folder'),
+            ({'images': pictures[0]}, 'expected a folder')):
+        with pytest.raises(ValueError, match=message):
+            migan_jax.evaluate(model, **arguments)
