@@ -10,6 +10,7 @@ opening a TFDS source imports TensorFlow, to read undecoded records.
 
 import collections
 import concurrent.futures
+import copy
 import functools
 import importlib.util
 import io
@@ -31,6 +32,9 @@ CROPS = ('squash', 'center', 'random')
 MAX_UNREADABLE = 0.01
 # Records handed to a training batch beyond its own, to stand in for unreadable ones.
 _SPARE = 8
+# An entry of a zip file beyond this size that expands more than this many times is no
+# image: their formats are compressed already.
+_BOMB_BYTES, _BOMB_RATIO = 16 * 2**20, 100
 # What distinguishes the random streams that one seed gives.
 _EPOCH_STREAM, _SAMPLE_STREAM = 0, 1
 # Undecoded bytes that TFDS training holds in memory to shuffle within.
@@ -43,9 +47,12 @@ def open_source(kind, *, path='', name='', split='', cache_mb=0,
 
     Kinds:
         'folder': jpg, jpeg, png and webp files below `path`, any case, recursive,
-            sorted by relative path. Links to folders are followed. Files and folders
-            whose name starts with a dot are ignored.
-        'zip': the same inside the zip file `path`, which is not extracted.
+            sorted by relative path. Links to folders are followed, each folder once.
+            Files and folders whose name starts with a dot are ignored.
+        'zip': the same inside the zip file `path`, which is not extracted. Absolute
+            names and ".." are refused, also those of entries that are no images.
+            Entries that claim more bytes than any image of `max_pixels`, or expand
+            like no image does, count as unreadable.
         'tfds': the data set `name` of TensorFlow Datasets, prepared in the data
             directory `path` (local or gs://; '' is TFDS's default). With name='',
             `path` is the directory of one version of a prepared data set.
@@ -255,7 +262,7 @@ def _first_readable(source, records, prepare):
             source.note_unreadable(source.name_of(record), error)
     raise ValueError(
         f'{source.where}: {len(records)} unreadable images in a row: '
-        + ', '.join(source.name_of(record) for record in records))
+        + ', '.join(images.shown(source.name_of(record)) for record in records))
 
 
 def _run_ahead(jobs, workers, prefetch):
@@ -329,6 +336,13 @@ class _IndexedSource(_Source):
     def __len__(self):
         return len(self.names)
 
+    def part(self, split):
+        """A source of a range of these images, such as '[5%:]'; nothing is listed anew."""
+        part = copy.copy(self)
+        part.names = _select(self.names, split, self.where)
+        part.unreadable, part._cache, part._lock = {}, {}, threading.Lock()
+        return part
+
     def read(self, i):
         """Image i, decoded in full: u8[H, W, 3]. Raises `UnreadableImage`."""
         return self.load(i, min_side=0)
@@ -359,30 +373,16 @@ class FolderSource(_IndexedSource):
     def __init__(self, path, split, cache_mb, max_pixels):
         self._path = os.path.expanduser(path)
         self._max_pixels = max_pixels
-        where = f'folder {self._path}'
+        where = f'folder {images.shown(self._path)}'
         if not os.path.isdir(self._path):
             raise ValueError(
                 f'{where}: no such folder; set path to a folder of images')
-        names = _select(list(_walk(self._path, '', ())), split, where)
+        names = _select(list(images.walk(self._path)), split, where)
         super().__init__(where, names, cache_mb)
 
     def load(self, record, min_side):
         return images.decode(os.path.join(self._path, self.names[record]),
                              max_pixels=self._max_pixels, min_side=min_side)
-
-
-def _walk(root, folder, ancestors):
-    """Relative paths ('/' between the parts) of all files below root/folder."""
-    path = os.path.join(root, folder)
-    status = os.stat(path)
-    identity = (status.st_dev, status.st_ino)
-    if identity in ancestors:  # A link to a folder that contains it.
-        return
-    for entry in os.scandir(path):
-        if entry.is_dir():
-            yield from _walk(root, f'{folder}{entry.name}/', (*ancestors, identity))
-        else:
-            yield f'{folder}{entry.name}'
 
 
 class ZipSource(_IndexedSource):
@@ -391,34 +391,61 @@ class ZipSource(_IndexedSource):
     def __init__(self, path, split, cache_mb, max_pixels):
         self._path = os.path.expanduser(path)
         self._max_pixels = max_pixels
-        where = f'zip {self._path}'
+        where = f'zip {images.shown(self._path)}'
+        if not os.path.isfile(self._path):
+            raise ValueError(f'{where}: cannot open it (no such file)')
         try:
             self._zip = zipfile.ZipFile(self._path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ValueError(f'{where}: cannot open it ({error})') from error
+        except Exception as error:
+            # A damaged directory trips zipfile's parser anywhere: BadZipFile, OSError,
+            # struct.error, NotImplementedError, UnicodeDecodeError and more.
+            raise ValueError(f'{where}: cannot open it ({type(error).__name__}: '
+                             f'{images.shown(str(error))})') from error
         self._zip_lock = threading.Lock()
-        members = [i.filename for i in self._zip.infolist() if not i.is_dir()]
+        members = [name for name in self._zip.namelist()
+                   if name and not name.endswith('/')]
+        # Nothing is extracted here, but names become those of masks and results.
+        outside = sorted({m for m in members if _leads_outside(m)})
+        if outside:
+            raise ValueError(
+                f'{where}: {len(outside)} entries have absolute names or ".." in them: '
+                f'{", ".join(images.shown(m) for m in outside[:5])}; pack the folder '
+                'again with names relative to it')
         super().__init__(where, _select(members, split, where), cache_mb)
 
     def load(self, record, min_side):
         name = f'{self._path}:{self.names[record]}'
-        return images.decode(io.BytesIO(self._bytes(self.names[record], name)), name,
-                             max_pixels=self._max_pixels, min_side=min_side)
+        return images.decode(
+            io.BytesIO(self._bytes(self.names[record], images.shown(name))), name,
+            max_pixels=self._max_pixels, min_side=min_side)
 
     def _bytes(self, member, name):
         info = self._zip.getinfo(member)
-        # No image format needs this much, whatever the archive claims.
-        if info.file_size > 16 * self._max_pixels:
+        size = info.file_size
+        # PNG with 16 bits in four channels, not compressed.
+        if size > 8 * self._max_pixels:
             raise images.UnreadableImage(
-                f'{name}: {info.file_size:,} bytes, too many for an image of '
-                f'{self._max_pixels:,} pixels; remove it or raise max_pixels')
+                f'{name}: {size:,} bytes, too many for an image of '
+                f'{self._max_pixels:,} pixels; remove it or raise data.max_pixels')
+        if size > _BOMB_BYTES and size > _BOMB_RATIO * info.compress_size:
+            raise images.UnreadableImage(
+                f'{name}: {info.compress_size:,} bytes that expand to {size:,}, as no '
+                'image does; remove it')
+        # Of these two only, zipfile never expands more than it is asked for.
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise images.UnreadableImage(
+                f'{name}: compression method {info.compress_type}; pack it again, '
+                'stored or deflated')
         try:
             # zipfile locks each read of the shared file, but not its count of open
             # members.
             with self._zip_lock:
                 file = self._zip.open(info)
             try:
-                return file.read()
+                # Not read(): that would expand all there is before it compares with
+                # what the directory claims. One byte more, so that the end is reached
+                # and the checksum compared.
+                return file.read(size + 1)
             finally:
                 with self._zip_lock:
                     file.close()
@@ -426,7 +453,14 @@ class ZipSource(_IndexedSource):
             # Damaged or encrypted: BadZipFile, zlib.error, RuntimeError,
             # NotImplementedError, OSError.
             raise images.UnreadableImage(
-                f'{name}: cannot read it ({type(error).__name__}: {error})') from error
+                f'{name}: cannot read it ({type(error).__name__}: '
+                f'{images.shown(str(error))})') from error
+
+
+def _leads_outside(member):
+    """Whether a zip entry's name is absolute or has "..", on any operating system."""
+    parts = re.split(r'[/\\]', member)
+    return parts[0] == '' or '..' in parts or re.match(r'[A-Za-z]:', member) is not None
 
 
 class EmbeddedSource(_IndexedSource):
@@ -620,14 +654,18 @@ def _take_range(names, bounds):
     return names[position(bounds[0]):position(bounds[1])]
 
 
+_HIDDEN = re.compile(r'(?:^|/)(?:\.|__MACOSX/)')
+
+
 def _select(files, split, where):
     """The images among `files` that `split` names, sorted."""
-    visible = [f for f in files if not re.search(r'(^|/)(\.|__MACOSX/)', f)]
     # A set, since a zip may list a name twice.
-    found = sorted({f for f in visible if f.lower().endswith(images.SUFFIXES)})
+    found = sorted({f for f in files
+                    if f.lower().endswith(images.SUFFIXES) and not _HIDDEN.search(f)})
     if not found:
         others = collections.Counter(
-            os.path.splitext(f)[1].lower() or 'no suffix' for f in visible)
+            os.path.splitext(f)[1].lower() or 'no suffix' for f in files
+            if not _HIDDEN.search(f))
         raise ValueError(f'{where}: no images ({", ".join(images.SUFFIXES)}); it has '
                          + _listing(others, 'no files'))
     base, bounds = _parse_split(split, where)
@@ -642,5 +680,6 @@ def _select(files, split, where):
 
 
 def _listing(counter, empty):
-    shown = ', '.join(f'{key} ({n})' for key, n in sorted(counter.items())[:50])
-    return (shown + (', ...' if len(counter) > 50 else '')) or empty
+    first = ', '.join(
+        f'{images.shown(key)} ({n})' for key, n in sorted(counter.items())[:50])
+    return (first + (', ...' if len(counter) > 50 else '')) or empty

@@ -11,11 +11,17 @@ What a file's pixels become:
   white, because the colours stored under transparent pixels are arbitrary;
 * 16-bit grayscale: divided by 257 and rounded, so 65535 is 255 and nothing clips;
 * EXIF orientation: applied;
-* several frames: the first one.
+* several frames (animations, several pages): the first one.
+
+What a file's name says of its format is not looked at, and nothing is opened that is
+not a regular file: a pipe would never end.
 """
 
+import collections
+import contextlib
 import os
 import pathlib
+import stat
 
 import numpy as np
 from PIL import Image
@@ -46,6 +52,11 @@ class UnreadableImage(ValueError):
     """An image that cannot be used; the message names it and says why."""
 
 
+def shown(name):
+    """A file's name or any text for a message: one printable line, else escaped."""
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(name))
+
+
 def decode(file, name=None, *, max_pixels=MAX_PIXELS, min_side=0):
     """Reads one image as RGB (see the top of this file for the conversions).
 
@@ -66,18 +77,37 @@ def decode(file, name=None, *, max_pixels=MAX_PIXELS, min_side=0):
         UnreadableImage: not an image of a known format, damaged, truncated, missing,
             too large, or without a defined conversion to RGB.
     """
-    name = os.fspath(file) if name is None else name
+    with _opened(file, name, max_pixels) as image:
+        if min_side and image.format == 'JPEG':
+            image.draft(None, (min_side, min_side))
+        image.load()
+        return np.array(to_rgb(_upright(image)))
+
+
+def stored_size(file, *, max_pixels=MAX_PIXELS):
+    """(width, height) of an image file before EXIF rotation, from its header alone.
+
+    Arguments and errors as for `decode`; damage beyond the header goes unnoticed.
+    """
+    with _opened(file, None, max_pixels) as image:
+        return image.size
+
+
+@contextlib.contextmanager
+def _opened(file, name, max_pixels):
+    """Pillow's image; all that goes wrong in the body is an `UnreadableImage`."""
+    name = shown(file if name is None else name)
     try:
+        if isinstance(file, (str, os.PathLike)) and not stat.S_ISREG(
+                os.stat(file).st_mode):
+            raise UnreadableImage(f'{name}: not a regular file')
         with Image.open(file, formats=_FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise UnreadableImage(
                     f'{name}: {width} x {height} pixels, more than the {max_pixels:,} '
-                    'allowed; scale it down or raise max_pixels')
-            if min_side and image.format == 'JPEG':
-                image.draft(None, (min_side, min_side))
-            image.load()
-            return np.array(to_rgb(_upright(image)))
+                    'allowed; scale it down, or in training raise data.max_pixels')
+            yield image
     except (UnreadableImage, MemoryError):
         raise
     except Exception as error:
@@ -85,7 +115,7 @@ def decode(file, name=None, *, max_pixels=MAX_PIXELS, min_side=0):
         # SyntaxError, struct.error, IndexError, DecompressionBombError and more.
         raise UnreadableImage(
             f'{name}: cannot read it as an image '
-            f'({type(error).__name__}: {error})') from error
+            f'({type(error).__name__}: {shown(str(error))})') from error
 
 
 def _upright(image):
@@ -109,7 +139,7 @@ def to_rgb(image):
     if image.mode == 'RGB' and not image.has_transparency_data:
         return image
     if image.mode == 'I' or image.mode.startswith('I;16'):
-        pixels = np.asarray(image).astype(np.int64)
+        pixels = np.asarray(image).astype(np.int32)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise ValueError(
                 f'integer pixels from {pixels.min()} to {pixels.max()}, expected 16 '
@@ -160,8 +190,59 @@ def random_square(image, min_crop, rng):
     return image[top:top + side, left:left + side]
 
 
+def walk(folder):
+    """Finds the files of a folder and of the folders in it, hidden ones left out.
+
+    Links to folders are followed, after the folders that lie in `folder` themselves.
+    Every folder is entered once, however many links lead to it, so that no loop and no
+    maze of links takes longer than what is there.
+
+    Args:
+        folder: path of the folder.
+
+    Yields:
+        Paths relative to `folder`, "/" between the parts, in no order. Broken links and
+        what is neither file nor folder are among them, for `decode` to refuse by name.
+
+    Raises:
+        ValueError: a folder cannot be listed.
+    """
+    inside, links, entered = [''], collections.deque(), set()
+    while inside or links:
+        prefix = inside.pop() if inside else links.popleft()
+        path = os.path.join(folder, prefix)
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            folders = []
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.name.startswith('.'):
+                        continue
+                    if _is_folder(entry):
+                        folders.append((f'{prefix}{entry.name}/', entry.is_symlink()))
+                    else:
+                        yield f'{prefix}{entry.name}'
+        except OSError as error:
+            raise ValueError(
+                f'{shown(path)}: cannot list this folder ({error.strerror}); make it '
+                'readable or move it away') from error
+        # Sorted, so that the name under which a folder is entered never varies.
+        for name, is_link in sorted(folders):
+            (links if is_link else inside).append(name)
+
+
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # A link that leads to itself.
+        return False
+
+
 def by_stem(folder):
-    """Finds the images of a folder and of the folders in it, hidden ones left out.
+    """Finds the images of a folder and of the folders in it, see `walk`.
 
     Args:
         folder: path of the folder.
@@ -176,23 +257,22 @@ def by_stem(folder):
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
-        raise ValueError(f'{folder}: no such file or folder')
+        raise ValueError(f'{shown(folder)}: no such file or folder')
     found, clashes = {}, []
-    for path in sorted(folder.rglob('*')):
-        relative = path.relative_to(folder)
-        if any(part.startswith('.') for part in relative.parts):
+    for name in sorted(walk(folder), key=lambda name: name.split('/')):
+        if not name.lower().endswith(SUFFIXES):
             continue
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            continue
-        stem = relative.with_suffix('').as_posix()
+        path, stem = folder / name, os.path.splitext(name)[0]
         if stem in found:
-            clashes.append(f'{folder}: {found[stem].name} and {path.name} differ only in '
-                           f'their extension ({found[stem]}, {path}); rename or remove '
-                           'one')
+            first, second = shown(found[stem]), shown(path)
+            clashes.append(
+                f'{shown(folder)}: {shown(found[stem].name)} and {shown(path.name)} '
+                f'differ only in their extension ({first}, {second}); rename or remove '
+                'one')
         found[stem] = path
     if clashes:
         raise ValueError('\n'.join(clashes))
     if not found:
-        raise ValueError(f'{folder}: no image in this folder (looked for '
+        raise ValueError(f'{shown(folder)}: no image in this folder (looked for '
                          f'{", ".join(s[1:] for s in SUFFIXES)})')
     return found

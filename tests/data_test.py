@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 
 import numpy as np
@@ -248,6 +249,83 @@ def test_resume_reads_nothing_that_it_skips(folder, monkeypatch):
     _take(data.train_batches(source, resolution=8, batch_size=2, seed=0, workers=1,
                              start_batch=10**9, prefetch=1), 1)
     assert 2 <= len(reads) <= 6
+
+
+MANY = 1_800_000   # about as many as Places365-Standard has
+
+
+class _Named(data._IndexedSource):
+    """Names without files; a stub in the place of the decoder counts what it reads."""
+
+    def __init__(self, names):
+        super().__init__('names', names, cache_mb=0)
+        self.reads = []
+
+    def load(self, record, min_side):
+        self.reads.append(record)
+        return np.full((2, 2, 3), record % 256, np.uint8)
+
+
+def test_resume_within_millions_of_names_reads_the_rest_of_the_epoch():
+    source = _Named(range(MANY))   # a name is asked for only where one is wrong
+    size, host_count = 10_000, 3
+    epoch = MANY // (size * host_count)
+
+    def records(start, count):
+        hosts = [source.train_records(
+            seed=4, start_batch=start, batch_size=size, host_index=host,
+            host_count=host_count) for host in range(host_count)]
+        return [np.concatenate([next(host)[:size] for host in hosts])
+                for _ in range(count)]
+
+    before, after = records(0, 23), records(23, epoch - 23)
+    seen = np.concatenate(before + after)
+    assert len(seen) == MANY and (np.bincount(seen) == 1).all()
+    assert not source.reads
+    # However far on: what is decoded is what is yielded and prepared ahead of it.
+    batches = data.train_batches(
+        source, resolution=2, batch_size=32, seed=4, start_batch=10**7, flip=False,
+        workers=2, prefetch=3)
+    first, second = next(batches), next(batches)
+    batches.close()
+    assert len(source.reads) <= 32 * (2 + 3 + 2)
+    expected = next(source.train_records(
+        seed=4, start_batch=10**7 + 1, batch_size=32, host_index=0, host_count=1))[:32]
+    assert second['image'][:, 0, 0, 0].tolist() == [r % 256 for r in expected]
+    assert first['image'][:, 0, 0, 0].tolist() != second['image'][:, 0, 0, 0].tolist()
+
+
+@pytest.mark.slow
+def test_resume_on_an_index_of_millions_of_files(
+        tmp_path, monkeypatch, record_property):
+    """Empty files: the time is that of the index alone, and is reported (-rP)."""
+    if os.statvfs(tmp_path).f_favail < 2 * MANY:
+        pytest.skip('needs a file system with room for 3.6 million more files')
+    classes = 360
+    for folder in range(classes):
+        os.makedirs(tmp_path / 'all' / f'{folder:03}')
+        for i in range(MANY // classes):
+            os.close(os.open(tmp_path / f'all/{folder:03}/{i:08}.jpg',
+                             os.O_CREAT | os.O_WRONLY))
+    reads = []
+
+    def decode(path, *_, **__):
+        reads.append(path)
+        return np.zeros((2, 2, 3), np.uint8)
+
+    monkeypatch.setattr(images, 'decode', decode)
+    started = time.monotonic()
+    source = data.open_source('folder', path=str(tmp_path / 'all'))
+    indexed = time.monotonic()
+    _take(data.train_batches(
+        source, resolution=2, batch_size=32, seed=0, start_batch=1_234_567), 1)
+    done = time.monotonic()
+    print(f'{len(source):,} files: index {indexed - started:.1f} s, first batch after '
+          f'resuming {done - indexed:.1f} s')
+    record_property('seconds', done - started)
+    shutil.rmtree(tmp_path / 'all')
+    assert len(source) == MANY and len(reads) <= 32 * 7
+    assert source.names == sorted(source.names)
 
 
 def test_hosts_take_disjoint_parts_of_each_epoch(folder):

@@ -258,7 +258,7 @@ def test_out_would_replace_a_single_image(folders):
     image = save(folders / 'photo.png', picture(20, 30))
     mask = save(folders / 'mask.png', holed(20, 30))
     message = refused(folders, images=image, masks=mask, out=folders)
-    assert f'would replace the input {image}' in message
+    assert f'a result would replace the input {image}' in message
 
 
 def test_out_is_a_file(folders):
@@ -319,7 +319,7 @@ def command(folder, *arguments):
     return subprocess.run(
         [sys.executable, '-c', COMMAND, str(TOOL), '--images=images', '--masks=masks',
          '--out=out', *arguments],
-        cwd=folder, env={'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'},
+        cwd=folder, env={'PYTHONPATH': f'{ROOT}:{TOOL.parent}', 'JAX_PLATFORMS': 'cpu'},
         capture_output=True, text=True, timeout=120,
     )
 

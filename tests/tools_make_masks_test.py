@@ -111,7 +111,7 @@ def test_two_images_of_one_stem(tmp_path):
 def test_masks_do_not_land_among_images(tmp_path, out):
     # For '.', the mask of images/images/a.png would be images/a.png.
     images = touch(tmp_path / 'images', 'images/a.png')
-    with pytest.raises(ValueError, match='choose a folder outside'):
+    with pytest.raises(ValueError, match='choose a place outside.*--overwrite'):
         make(images, tmp_path / out)
     assert files(tmp_path) == ['images/images/a.png']
 

@@ -18,6 +18,7 @@ figures do; --protocol=stylegan truncates to 8 bits and resizes as TensorFlow 1 
 Writes OUT.json (everything), OUT.md (the tables that it prints), OUT.png (samples:
 input, mask, raw output, composite, original) and OUT.parts, figures and features that
 are taken from there when the same is measured again, also after an interruption.
+OUT or --save_masks among the images, masks or predictions needs --overwrite.
 """
 
 import contextlib
@@ -28,22 +29,24 @@ import os
 import sys
 from typing import Any, NamedTuple
 
-from absl import app
 from absl import flags
 import jax
 import numpy as np
 
 import make_masks
+from migan_jax import cli
 from migan_jax import data
-from migan_jax import evaluate
 from migan_jax import inpaint
-from migan_jax import masks as masks_lib
+from migan_jax import inputs
+from migan_jax import mask_files
 from migan_jax import predictions
 from migan_jax import scoring
 from migan_jax import state as state_lib
 from migan_jax import train
+from migan_jax.images import shown
 from migan_jax.metrics import inception
 from migan_jax.metrics import lpips
+import outputs
 import painters
 import published
 
@@ -87,6 +90,7 @@ class Options(NamedTuple):
     name: str = ''
     weights: str = ''
     parts: str = ''
+    overwrite: bool = False
 
 
 class Method(NamedTuple):
@@ -198,8 +202,8 @@ def open_method(checkpoint, options, seed):
         resolution = options.resolution or painters.first_size(folder(first))
 
         def painter_of(label, stems):
-            files = painters.files_of(folder(label), stems, 'prediction')
-            painters.check_sizes(files, resolution, 'prediction')
+            files = mask_files.files_of(folder(label), stems, 'prediction')
+            mask_files.check_sizes(files, resolution, 'prediction')
             return painters.from_folder(files)
 
         return Method(name, what, resolution, painter_of)
@@ -226,26 +230,9 @@ def open_checkpoint(path, what, name, resolution, seed):
     if resolution not in (0, own):
         raise ValueError(f'{path}: the model paints {own} x {own} pixels, but '
                          f'--resolution is {resolution}.')
-    train.check_batch(config.eval.batch_size, 'eval.batch_size of the checkpoint')
-    identity = predictions.key_of(
-        config.model.to_json_best_effort(),
-        *(np.asarray(leaf) for leaf in jax.tree.leaves(variables)))
-    params = state_lib.replicate(variables.pop('params'))
-    variables = state_lib.replicate(variables)
-
-    def step(params, variables, images, masks, key_data):
-        keys = jax.random.wrap_key_data(key_data, impl='threefry2x32')
-        return evaluate.paint(generator, params, variables, inpaint.from_uint8(images),
-                              masks.astype(np.float32), keys)
-
-    step = jax.pmap(step, state_lib.AXIS)
-
-    def paint(stems, images, masks):
-        keys = evaluate.mask_keys_of(seed_of(config, seed), stems)
-        output = step(params, variables, *(shard(x) for x in (images, masks, keys)))
-        return np.asarray(output).reshape(images.shape)
-
-    painter = predictions.Painter(paint, lambda stems: identity)
+    inputs.check_batch(config.eval.batch_size, 'eval.batch_size of the checkpoint')
+    painter = predictions.from_generator(
+        config, generator, variables, seed_of(config, seed))
     return Method(name, what, own, lambda label, stems: painter, config)
 
 
@@ -254,11 +241,6 @@ def seed_of(config, seed):
     if seed is not None:
         return seed
     return 0 if config is None else config.eval.seed
-
-
-def shard(x):
-    """[B, ...] -> [devices, B / devices, ...]."""
-    return x.reshape(jax.local_device_count(), -1, *x.shape[1:])
 
 
 def ranges_of(options, config):
@@ -286,32 +268,20 @@ def ranges_of(options, config):
     return [Range(pair, label_of(pair)) for pair in bounds]
 
 
-def mask_maker(resolution, bounds, brush_width, seed):
-    """Function stems -> u8[B, R, R, 1] generated masks, 1 = known, on all devices."""
-    draw = jax.pmap(lambda key_data: masks_lib.free_form_batch(
-        jax.random.wrap_key_data(key_data, impl='threefry2x32'), resolution, bounds,
-        brush_width=brush_width), state_lib.AXIS)
-
-    def make(stems):
-        masks = np.asarray(draw(shard(evaluate.mask_keys_of(seed, stems))))
-        return masks.reshape(len(stems), resolution, resolution, 1).astype(np.uint8)
-
-    return make
-
-
 def masks_for(options, hole_range, several, stems, method, seed):
     """Function stems -> u8[B, R, R, 1], read or generated, stored if wanted."""
     place = hole_range.label if several else ''
     if options.masks:
-        files = painters.files_of(os.path.join(options.masks, place), stems, 'mask')
-        painters.check_sizes(files, method.resolution, 'mask')
+        files = mask_files.files_of(os.path.join(options.masks, place), stems, 'mask')
+        mask_files.check_sizes(files, method.resolution, 'mask')
         make = functools.partial(
-            painters.read_masks, files, resolution=method.resolution)
+            mask_files.read_masks, files, resolution=method.resolution)
     else:
         config = method.config
         brush_width = options.brush_width or (
             (12, 48) if config is None else tuple(config.mask.brush_width))
-        make = mask_maker(method.resolution, hole_range.bounds, brush_width, seed)
+        make = predictions.mask_maker(
+            method.resolution, hole_range.bounds, brush_width, seed)
     if not options.save_masks:
         return make
     folder = os.path.join(options.save_masks, place)
@@ -380,7 +350,7 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
     if images:
         source = data.open_source('folder', path=images)
     elif config is not None:
-        _, source = train.open_sources(config.data)
+        _, source = inputs.open_sources(config.data)
         crop = config.data.eval_crop
     else:
         raise ValueError('--images is missing: the folder of the originals.')
@@ -391,6 +361,7 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
         if not hasattr(source, 'names'):
             raise ValueError('--masks and --predictions need --images, a folder.')
         stems = [predictions.stem(name) for name in source.names[:count]]
+    check_out(out, images, stems or getattr(source, 'names', [])[:1], options)
     devices = jax.local_device_count()
     batch_size = (config.eval.batch_size if config is not None
                   else -(-_BATCH // devices) * devices)
@@ -417,10 +388,11 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
     outcomes = []
     for hole_range, masks_of, painter in zip(ranges, makers, painters_of):
         title = hole_range.title() if several else method.name
-        with contextlib.closing(batches()) as stream:
+        with contextlib.closing(batches()) as stream, cli.Status() as status:
+            progress = (predictions.Progress(title, count, status.show, every=1.0)
+                        if status.shown else predictions.Progress(title, count, say))
             results = predictions.measure(
-                stream, masks_of, painter, scorer, parts,
-                predictions.Progress(title, count, say))
+                stream, masks_of, painter, scorer, parts, progress)
         summary = predictions.summarize(results)
         figures = {}
         if set_metrics:
@@ -436,9 +408,32 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     state_lib.write_atomically(
         f'{out}.json', json.dumps(finite(report), indent=1, allow_nan=False).encode())
-    state_lib.write_atomically(f'{out}.md', text.encode())
+    state_lib.write_atomically(f'{out}.md', text.encode(errors='backslashreplace'))
     train.write_png(grid, f'{out}.png')
     return report['summary']
+
+
+def check_out(out, images, stems, options):
+    """Refuses results among the inputs, or where nothing can be written.
+
+    Args:
+      out, images, options: as for `run`.
+      stems: of images whose masks would be saved.
+
+    Raises:
+      ValueError: see `outputs`.
+    """
+    inputs_of = {'images': images, 'masks': options.masks,
+                 'predictions': options.predictions}
+    files = [f'{out}.{suffix}' for suffix in ('json', 'md', 'png')]
+    outputs.check_apart(f'--out={out}', files, inputs_of, options.overwrite)
+    outputs.check_files(files)
+    if options.save_masks:
+        outputs.check_apart(
+            f'--save_masks={options.save_masks}',
+            [os.path.join(options.save_masks, f'{s}.png') for s in stems],
+            inputs_of, options.overwrite)
+        outputs.check_folder(options.save_masks)
 
 
 def finite(value):
@@ -531,7 +526,8 @@ def markdown(report, ranges, outcomes, metrics, options, method):
         notes.append(f'{infinite} composites equal their originals: PSNR is infinite '
                      'there and left out of the mean.')
     if report['unreadable']:
-        notes.append('Left out, unreadable: ' + ', '.join(sorted(report['unreadable'])))
+        notes.append('Left out, unreadable: ' + ', '.join(
+            shown(name) for name in sorted(report['unreadable'])))
     notes += dict.fromkeys(report['left_out'].values())
     return '\n\n'.join(blocks + ['\n'.join(f'- {note}' for note in notes)]) + '\n'
 
@@ -568,24 +564,23 @@ def sample_grid(batch, masks_of, painter, method):
 
 
 def main(argv):
-    if len(argv) > 1:
-        sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
+    del argv
     args = flags.FLAGS
     state_lib.quiet_logs()
-    try:
-        options = Options(
-            hole_ranges=parse_ranges(args.hole_ranges),
-            metrics=parse_metrics(args.metrics),
-            brush_width=parse_brush_width(args.brush_width),
-            table=int(args.table or 0),
-            **{name: getattr(args, name) for name in (
-                'predictions', 'onnx', 'torchscript', 'contract', 'masks', 'save_masks',
-                'resolution', 'protocol', 'dataset', 'name', 'weights', 'parts')})
-        summary = run(args.checkpoint, args.images, args.out, args.seed, args.limit,
-                      options)
-    except (ValueError, OSError) as error:
-        sys.exit('\n'.join(f'error: {line}' for line in str(error).splitlines()))
-    with open(f'{args.out}.md') as f:
+    options = Options(
+        hole_ranges=parse_ranges(args.hole_ranges),
+        metrics=parse_metrics(args.metrics),
+        brush_width=parse_brush_width(args.brush_width),
+        table=int(args.table or 0),
+        **{name: getattr(args, name) for name in (
+            'predictions', 'onnx', 'torchscript', 'contract', 'masks', 'save_masks',
+            'resolution', 'protocol', 'dataset', 'name', 'weights', 'parts',
+            'overwrite')})
+    summary = run(args.checkpoint, args.images, args.out, args.seed, args.limit, options)
+    if args.json:
+        print(json.dumps(finite(summary)))
+        return
+    with open(f'{args.out}.md', encoding='utf-8') as f:
         print(f.read())
     gain = summary['hole_psnr'] - summary['mean_fill_hole_psnr']
     print(f'The model is {gain:+.2f} dB against filling with the mean known colour.')
@@ -617,12 +612,14 @@ def define_flags():
     flags.DEFINE_string('weights', '', 'Folder of the metric networks\' weight files.')
     flags.DEFINE_string('parts', '', 'Folder of stored figures; default: OUT.parts.')
     flags.DEFINE_string('out', None, 'Path of the results, without suffix.')
+    flags.DEFINE_bool('overwrite', False, 'Results may lie among the inputs.')
     flags.DEFINE_integer('seed', None, 'Of the masks; default: the config\'s, else 0.')
     flags.DEFINE_integer('limit', None, 'Only the first so many images.')
+    flags.DEFINE_bool('json', False, 'Print the means as JSON instead of tables.')
     flags.mark_flag_as_required('out')
 
 
 if __name__ == '__main__':
     # Not at import: tests import this file, and tools share flag names.
     define_flags()
-    app.run(main)
+    cli.run(main)

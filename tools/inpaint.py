@@ -14,40 +14,36 @@ rotation is applied to images and masks. Each result is a PNG of the size of its
 does, and keeps every pixel outside the hole. --mode=pipeline paints a square crop
 around the hole, at the picture's own resolution where it can, and softens the edge.
 
-Everything is read and checked before the model runs. Errors go to stderr, one line
-each, and the exit code is 1.
+Everything is read and checked before the model runs. Results that --out holds already
+are replaced; --out among the images or masks needs --overwrite. Errors go to stderr,
+one line each, and the exit code is 1.
 """
 
 import os
 import pathlib
 import sys
 
-from absl import app
 from absl import flags
-from absl import logging
 import numpy as np
 from PIL import Image
 
+from migan_jax import cli
 from migan_jax import images as image_files
 from migan_jax import inpaint
+from migan_jax import mask_files
+from migan_jax.images import shown
+from migan_jax.mask_files import listed
+import outputs
 
-MODES = ('resize', 'pipeline')
-
-# JPEG puts up to a tenth of a brush mask's pixels a few levels off 0 and 255, but at
-# most a hundredth (quality 50) into the middle of the range. A photograph has over
-# half of its pixels there.
-MIDDLE = (32, 224)
-MAX_MIDDLE = 0.05
-
-# Beyond this share of hole in all masks together the polarity is worth a word.
-SUSPICIOUS_HOLE = 0.7
+MODES = tuple(inpaint.MODES)
 
 
 class InputError(ValueError):
     """Input that cannot be used: one line for each problem."""
 
 
-def run(generate, resolution, images, masks, out, invert_mask=False, mode='resize'):
+def run(generate, resolution, images, masks, out, invert_mask=False, mode='resize',
+        overwrite=False):
     """Checks all input, then inpaints every image into `out`.
 
     Args:
@@ -58,6 +54,7 @@ def run(generate, resolution, images, masks, out, invert_mask=False, mode='resiz
         out: folder for the results, made if missing.
         invert_mask: True if the masks have 0 = known, 255 = hole.
         mode: 'resize' or 'pipeline'.
+        overwrite: whether results may lie among images and masks and replace them.
 
     Returns:
         The paths written, in order.
@@ -69,17 +66,16 @@ def run(generate, resolution, images, masks, out, invert_mask=False, mode='resiz
         raise InputError(f'mode: expected one of {", ".join(MODES)}, got {mode!r}')
     pipeline = mode == 'pipeline'
     inpaint_picture = inpaint.inpaint_pipeline if pipeline else inpaint.inpaint_resize
-    jobs = check(images, masks, out, invert_mask)
-    for done, (image, mask, target) in enumerate(jobs):
-        logging.log_every_n_seconds(logging.INFO, '%d of %d', 10, done, len(jobs))
+    jobs = check(images, masks, out, invert_mask, overwrite)
+    for image, mask, target in cli.progress(jobs, 'pictures'):
         picture = image_files.decode(image)
-        known, _ = read_mask(mask, invert_mask)
+        known, _ = mask_files.read(mask, invert_mask)
         levels = np.where(known, 255, 0).astype(np.uint8)
         write_png(inpaint_picture(generate, picture, levels, resolution), target)
     return [target for _, _, target in jobs]
 
 
-def check(images, masks, out, invert_mask):
+def check(images, masks, out, invert_mask, overwrite=False):
     """Finds what would go wrong, and warns of what looks wrong.
 
     Reads every file in full, because only that finds a truncated one.
@@ -93,31 +89,33 @@ def check(images, masks, out, invert_mask):
     images, masks, out = pathlib.Path(images), pathlib.Path(masks), pathlib.Path(out)
     pairs = match(images, masks)
     jobs = [(image, mask, out / f'{stem}.png') for stem, image, mask in pairs]
-    errors = check_out(images, masks, out, jobs)
+    errors = [] if overwrite else check_apart(images, masks, out, jobs)
+    if out.exists() and not out.is_dir():
+        errors.append(f'--out={shown(out)} exists and is not a folder')
     warnings, all_known, all_hole = [], [], []
     holes = pixels = 0
-    for image, mask, _ in jobs:
+    for image, mask, _ in cli.progress(jobs, 'pictures checked'):
         sizes = []
         try:
             sizes.append(image_files.decode(image).shape[:2])
         except image_files.UnreadableImage as error:
             errors.append(str(error))
         try:
-            known, between = read_mask(mask, invert_mask)
-        except (image_files.UnreadableImage, InputError) as error:
+            known, between = mask_files.read(mask, invert_mask)
+        except (image_files.UnreadableImage, mask_files.NotAMask) as error:
             errors.append(str(error))
             continue
         sizes.append(known.shape)
         if len(set(sizes)) > 1:
             (h, w), (mask_h, mask_w) = sizes
             errors.append(
-                f'{mask}: the mask has {mask_w} x {mask_h} pixels, its image {image} '
-                f'has {w} x {h}; masks must have the size of the image'
+                f'{shown(mask)}: the mask has {mask_w} x {mask_h} pixels, its image '
+                f'{shown(image)} has {w} x {h}; masks must have the size of the image'
             )
         if between:
             warnings.append(
-                f'{mask}: {between} pixels ({between / known.size:.2%}) are neither 0 '
-                'nor 255; 128 and above is taken as 255 (save masks as PNG)'
+                f'{shown(mask)}: {between} pixels ({between / known.size:.2%}) are '
+                'neither 0 nor 255; 128 and above is taken as 255 (save masks as PNG)'
             )
         if known.all():
             all_known.append(mask)
@@ -127,6 +125,10 @@ def check(images, masks, out, invert_mask):
         pixels += known.size
     if errors:
         raise InputError('\n'.join(errors))
+    try:
+        outputs.check_folder(out)
+    except ValueError as error:
+        raise InputError(f'--out={error}') from error
 
     remedy = 'drop --invert_mask' if invert_mask else 'pass --invert_mask'
     white, black = ('hole', 'known') if invert_mask else ('known', 'hole')
@@ -141,7 +143,7 @@ def check(images, masks, out, invert_mask):
             'nothing is known, the model paints freely: the mask is all hole '
             f'({colours}; if it is the other way round, {remedy}): {listed(all_hole)}'
         )
-    if holes > SUSPICIOUS_HOLE * pixels:
+    if holes > mask_files.SUSPICIOUS_HOLE * pixels:
         warnings.append(
             f'{holes / pixels:.0%} of the masks is hole; {colours}: if it is the other '
             f'way round, {remedy}'
@@ -168,12 +170,12 @@ def match(images, masks):
     missing = [pictures[stem] for stem in sorted(pictures.keys() - known.keys())]
     if missing:
         raise InputError(
-            f'--masks={masks} has no mask for {listed(missing)} (a mask has the name '
-            'of its image, extension aside)'
+            f'--masks={shown(masks)} has no mask for {listed(missing)} (a mask has the '
+            'name of its image, extension aside)'
         )
     unused = [known[stem] for stem in sorted(known.keys() - pictures.keys())]
     if unused and not images.is_file():
-        warn(f'no image in {images} for the mask {listed(unused)}')
+        warn(f'no image in {shown(images)} for the mask {listed(unused)}')
     return [(stem, pictures[stem], known[stem]) for stem in sorted(pictures)]
 
 
@@ -188,66 +190,30 @@ def by_stem(path, flag):
             f'--{flag}={line}' for line in str(error).splitlines())) from error
 
 
-def check_out(images, masks, out, jobs):
-    """Lines of complaint about the place for the results."""
-    errors = []
-    for flag, folder in (('images', images), ('masks', masks)):
-        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-            errors.append(
-                f'--out={out} must not be the --{flag} folder or lie in it: results '
-                f'would replace files of {folder} or be read as {flag} the next time'
-            )
-    if not errors:
-        inputs = {path.resolve() for image, mask, _ in jobs for path in (image, mask)}
-        errors += [
-            f'--out={out}: the result would replace the input {target}'
-            for _, _, target in jobs
-            if target.resolve() in inputs
-        ]
-    if out.exists() and not out.is_dir():
-        errors.append(f'--out={out} exists and is not a folder')
-    return errors
-
-
-def read_mask(path, invert):
-    """Reads a mask, 255 = known and 0 = hole, or the opposite with `invert`.
-
-    Returns:
-        bool[H, W], True = known, and the number of pixels neither 0 nor 255.
-
-    Raises:
-        image_files.UnreadableImage: not a readable image.
-        InputError: 5 % of the pixels or more are mid-grey, so it is no mask.
-    """
-    # Integer luma: grey levels keep their value, and colour shows as in between.
-    rgb = image_files.decode(path).astype(np.int32)
-    levels = (rgb @ np.array([299, 587, 114], np.int32)) // 1000
-    between = np.count_nonzero((levels != 0) & (levels != 255))
-    middle = np.count_nonzero((levels >= MIDDLE[0]) & (levels < MIDDLE[1]))
-    if middle >= MAX_MIDDLE * levels.size:
-        raise InputError(
-            f'{path}: not a mask: {between} pixels ({between / levels.size:.2%}) are '
-            f'neither 0 nor 255, {middle} of them grey or coloured; a mask is black '
-            'and white (255 = known, 0 = hole)'
-        )
-    return (levels >= 128) != invert, between
+def check_apart(images, masks, out, jobs):
+    """Lines of complaint about results that would lie among the inputs."""
+    what = f'--out={out}'
+    try:
+        outputs.check_apart(
+            what, [target for *_, target in jobs], {'images': images, 'masks': masks})
+    except ValueError as error:
+        return str(error).splitlines()
+    # Also inputs that links in those folders lead to.
+    inputs = {os.path.realpath(path) for job in jobs for path in job[:2]}
+    return [f'{shown(what)}: a result would replace the input {shown(target)}'
+            for _, _, target in jobs if os.path.realpath(target) in inputs]
 
 
 def write_png(image, path):
     """Writes u8[H, W, 3]; `path` is either complete or what it was before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    # Not from the result's name, which may be as long as names can be.
+    temporary = path.with_name(f'.{os.getpid()}.tmp')
     try:
         Image.fromarray(image).save(temporary, 'PNG')
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def listed(paths, limit=20):
-    """The first few paths in one line."""
-    more = [f'and {len(paths) - limit} more'] if len(paths) > limit else []
-    return ', '.join([str(path) for path in paths[:limit]] + more)
 
 
 def warn(message):
@@ -268,27 +234,24 @@ def define_flags():
     flags.DEFINE_enum(
         'mode', 'resize', MODES,
         'resize: squash the whole picture; pipeline: paint a crop around the hole.')
+    flags.DEFINE_bool('overwrite', False, 'Results may replace images and masks.')
 
 
 def main(argv):
     # Imported here: it brings in the models, which `run` takes as a function.
     from migan_jax import state
 
-    if len(argv) > 1:
-        sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
+    del argv
     args = flags.FLAGS
     state.quiet_logs()
-    try:
-        config, generate = state.load_generator(args.checkpoint)
-        written = run(
-            generate, config.model.resolution, args.images, args.masks, args.out,
-            args.invert_mask, args.mode)
-    except (ValueError, OSError) as error:
-        sys.exit('\n'.join(f'error: {line}' for line in str(error).splitlines()))
+    config, generate = state.load_generator(args.checkpoint)
+    written = run(
+        generate, config.model.resolution, args.images, args.masks, args.out,
+        args.invert_mask, args.mode, args.overwrite)
     print(f'wrote {len(written)} pictures to {args.out}')
 
 
 if __name__ == '__main__':
     # Not at import: other tools and tests may define flags of the same names.
     define_flags()
-    app.run(main)
+    cli.run(main)

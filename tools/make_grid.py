@@ -5,24 +5,25 @@
 
 One row per image, labels above the columns.  Results are matched by name and must have
 the size of their mask, R x R, white = known; originals are squashed to it, and known
-pixels always come from them.  OUT ends in .png or .pdf.
+pixels always come from them.  OUT ends in .png or .pdf; among the images, masks or
+results it needs --overwrite.
 """
 
 import io
 import os
-import sys
 
-from absl import app
 from absl import flags
 import numpy as np
 from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
 
+from migan_jax import cli
 from migan_jax import images as image_files
 from migan_jax import inpaint
+from migan_jax import mask_files
 from migan_jax import state as state_lib
-import painters
+import outputs
 
 # Spaces of a sheet, in shares of a picture's side.
 _GAP, _HEAD = 1 / 32, 1 / 8
@@ -65,19 +66,19 @@ def load(images, masks, methods, stems=(), rows=None):
     """
     known = image_files.by_stem(images)
     if unknown := [s for s in stems if s not in known]:
-        raise ValueError(f'{images}: no image {painters.listed(unknown)}')
+        raise ValueError(
+            f'{image_files.shown(images)}: no image {mask_files.listed(unknown)}')
     stems = (list(stems) or list(known))[:rows]
-    files = {'mask': painters.files_of(masks, stems, 'mask')}
-    with Image.open(files['mask'][stems[0]]) as first:
-        resolution = first.size[0]
-    painters.check_sizes(files['mask'], resolution, 'mask')
+    files = {'mask': mask_files.files_of(masks, stems, 'mask')}
+    resolution = image_files.stored_size(files['mask'][stems[0]])[0]
+    mask_files.check_sizes(files['mask'], resolution, 'mask')
     for name, folder in methods.items():
-        files[name] = painters.files_of(folder, stems, 'prediction')
-        painters.check_sizes(files[name], resolution, 'prediction')
+        files[name] = mask_files.files_of(folder, stems, 'prediction')
+        mask_files.check_sizes(files[name], resolution, 'prediction')
     loaded = {}
-    for s in stems:
+    for s in cli.progress(stems, 'images'):
         original = image_files.squash(image_files.decode(known[s]), resolution)
-        mask = painters.read_masks(files['mask'], [s], resolution)[0]
+        mask = mask_files.read_masks(files['mask'], [s], resolution)[0]
         gray = np.full_like(original, _HOLE_LEVEL)
         loaded[s] = {'original': original,
                      'masked': inpaint.composite(gray, original, mask)}
@@ -137,16 +138,30 @@ def write(page, out):
     state_lib.write_atomically(out, buffer.getvalue())
 
 
+def check_out(files, args, methods):
+    """Refuses files among the inputs or in folders that can not be written to.
+
+    Args:
+      files: paths that will be written.
+      args: parsed flags.
+      methods: of `parse_methods`.
+
+    Raises:
+      ValueError: see `outputs`.
+    """
+    inputs = {'images': args.images, 'masks': args.masks}
+    inputs |= {f'methods={name}': folder for name, folder in methods.items()}
+    outputs.check_apart(f'--out={args.out}', files, inputs, args.overwrite)
+    outputs.check_files(files)
+
+
 def main(argv):
-    if len(argv) > 1:
-        sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
+    del argv
     args = flags.FLAGS
-    try:
-        rows = load(args.images, args.masks, parse_methods(args.methods),
-                    args.stems, args.rows)
-        write(sheet(list(rows.values()), args.cell), args.out)
-    except (ValueError, OSError) as error:
-        sys.exit('\n'.join(f'error: {line}' for line in str(error).splitlines()))
+    methods = parse_methods(args.methods)
+    check_out([args.out], args, methods)
+    rows = load(args.images, args.masks, methods, args.stems, args.rows)
+    write(sheet(list(rows.values()), args.cell), args.out)
     print(f'{len(rows)} rows in {args.out}')
 
 
@@ -158,9 +173,10 @@ def define_flags():
     flags.DEFINE_list('stems', [], 'Which images, no extension; default: the first.')
     flags.DEFINE_integer('rows', 8, 'At most so many images.', lower_bound=1)
     flags.DEFINE_integer('cell', None, 'Side of a picture on the sheet; default: R.')
+    flags.DEFINE_bool('overwrite', False, 'The sheet may lie among the inputs.')
 
 
 if __name__ == '__main__':
     # Not at import: the tools share flag names, and tests import several of them.
     define_flags()
-    app.run(main)
+    cli.run(main)

@@ -4,22 +4,24 @@
 
 A mask depends on its image's name (its path in the folder without the suffix) and
 the seed only: adding or removing other images changes nothing.  Images are not
-opened.  Masks are 8-bit grayscale PNG, white (255) = known, black (0) = hole.
+opened.  Masks are 8-bit grayscale PNG, white (255) = known, black (0) = hole.  Masks
+that OUT holds already are replaced; OUT in the folder of images needs --overwrite.
 """
 
 import functools
+import json
 import os
 import pathlib
-import sys
 
-from absl import app
 from absl import flags
 import jax
 import numpy as np
 from PIL import Image
 
+from migan_jax import cli
 from migan_jax import images as image_files
 from migan_jax import masks
+import outputs
 
 
 def write_mask(path, mask):
@@ -31,7 +33,8 @@ def write_mask(path, mask):
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    # Not from the mask's name, which may be as long as names can be.
+    partial = path.with_name(f'.{os.getpid()}.partial')
     pixels = np.where(np.asarray(mask)[:, :, 0] > 0, 255, 0).astype(np.uint8)
     try:
         Image.fromarray(pixels).save(partial, format='PNG')
@@ -40,31 +43,29 @@ def write_mask(path, mask):
         partial.unlink(missing_ok=True)
 
 
-def make_masks(images, out, resolution, hole_range, *, seed=0, brush_width=(12, 48)):
+def make_masks(images, out, resolution, hole_range, *, seed=0, brush_width=(12, 48),
+               overwrite=False):
     """Writes OUT/<stem>.png for every image of a folder.
 
     Args:
       images: folder of images, searched with the folders in it.
-      out: folder for the masks, outside of `images`.
+      out: folder for the masks.
       resolution, hole_range, brush_width: as for `masks.free_form`.
       seed: int; another seed gives other masks.
+      overwrite: whether `out` may be or lie in `images`.
 
     Returns:
       (number of masks, mean hole share).
 
     Raises:
-      ValueError: as for `images.by_stem` and `masks.free_form`, or a mask would be
-        written into the folder of images.
+      ValueError: as for `images.by_stem` and `masks.free_form`; a mask would be
+        written into the folder of images, without `overwrite`; `out` can not be
+        written to.
     """
     stems = image_files.by_stem(images)
-    root = pathlib.Path(images).resolve()
-    files = {stem: pathlib.Path(out).resolve() / f'{stem}.png' for stem in stems}
-    for file in files.values():
-        if file.is_relative_to(root):
-            raise ValueError(
-                f'--out={out} would put the mask {file} into the folder of images '
-                f'{root}, where it would pass for an image; choose a folder outside'
-            )
+    files = {stem: pathlib.Path(out) / f'{stem}.png' for stem in stems}
+    outputs.check_apart(
+        f'--out={out}', files.values(), {'images': images}, overwrite)
     draw = jax.jit(
         functools.partial(
             masks.free_form,
@@ -73,8 +74,11 @@ def make_masks(images, out, resolution, hole_range, *, seed=0, brush_width=(12, 
             brush_width=brush_width,
         )
     )
+    # Finds bad arguments before anything is written.
+    jax.eval_shape(draw, masks.name_key(seed, ''))
+    outputs.check_folder(out)
     shares = []
-    for stem, file in files.items():
+    for stem, file in cli.progress(files.items(), 'masks'):
         mask = np.asarray(draw(masks.name_key(seed, stem)))
         write_mask(file, mask)
         shares.append(1.0 - float(mask.mean()))
@@ -106,18 +110,19 @@ def pair(text, kind):
 def main(argv):
     del argv
     values = flags.FLAGS
-    try:
-        count, share = make_masks(
-            values.images,
-            values.out,
-            values.resolution,
-            pair(values.hole_range, float),
-            seed=values.seed,
-            brush_width=pair(values.brush_width, int),
-        )
-    except ValueError as error:
-        sys.exit(f'make_masks: {error}')
-    print(f'{count} masks in {values.out}, mean hole share {share:.4f}')
+    count, share = make_masks(
+        values.images,
+        values.out,
+        values.resolution,
+        pair(values.hole_range, float),
+        seed=values.seed,
+        brush_width=pair(values.brush_width, int),
+        overwrite=values.overwrite,
+    )
+    if values.json:
+        print(json.dumps({'masks': count, 'mean_hole_share': share}))
+    else:
+        print(f'{count} masks in {values.out}, mean hole share {share:.4f}')
 
 
 def define_flags():
@@ -127,9 +132,11 @@ def define_flags():
     flags.DEFINE_string('hole_range', '0,1', 'Bounds of the share of hole pixels.')
     flags.DEFINE_string('brush_width', '12,48', 'Narrowest and widest stroke, px.')
     flags.DEFINE_integer('seed', 0, 'Another seed gives other masks.')
+    flags.DEFINE_bool('overwrite', False, 'Masks may lie among the images.')
+    flags.DEFINE_bool('json', False, 'Print number and mean hole share as JSON.')
 
 
 # Not at import: the tools share flag names, and tests import several of them.
 if __name__ == '__main__':
     define_flags()
-    app.run(main)
+    cli.run(main)

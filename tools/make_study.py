@@ -15,15 +15,13 @@ import hashlib
 import io
 import itertools
 import json
-import os
-import sys
 
-from absl import app
 from absl import flags
 import numpy as np
 from PIL import Image
 
 import make_grid
+from migan_jax import cli
 from migan_jax import state as state_lib
 
 _PAGE = '''<!DOCTYPE html>
@@ -145,19 +143,15 @@ def make(rows, seed):
 
 
 def main(argv):
-    if len(argv) > 1:
-        sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
+    del argv
     args = flags.FLAGS
-    try:
-        methods = make_grid.parse_methods(args.methods)
-        rows = make_grid.load(args.images, args.masks, methods, args.stems, args.rows)
-        page, key = make(rows, args.seed)
-        os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
-        state_lib.write_atomically(f'{args.out}.html', page.encode())
-        state_lib.write_atomically(f'{args.out}.key.json',
-                                   json.dumps(key, indent=1).encode())
-    except (ValueError, OSError) as error:
-        sys.exit('\n'.join(f'error: {line}' for line in str(error).splitlines()))
+    methods = make_grid.parse_methods(args.methods)
+    files = [f'{args.out}.html', f'{args.out}.key.json']
+    make_grid.check_out(files, args, methods)
+    rows = make_grid.load(args.images, args.masks, methods, args.stems, args.rows)
+    page, key = make(rows, args.seed)
+    state_lib.write_atomically(files[0], page.encode())
+    state_lib.write_atomically(files[1], json.dumps(key, indent=1).encode())
     print(f'{len(key["pairs"])} pairs in {args.out}.html; keep {args.out}.key.json')
 
 
@@ -169,9 +163,10 @@ def define_flags():
     flags.DEFINE_list('stems', [], 'Which images, no extension; default: the first.')
     flags.DEFINE_integer('rows', 40, 'At most so many images.', lower_bound=1)
     flags.DEFINE_integer('seed', 0, 'Of order and sides.')
+    flags.DEFINE_bool('overwrite', False, 'The files may lie among the inputs.')
 
 
 if __name__ == '__main__':
     # Not at import: the tools share flag names, and tests import several of them.
     define_flags()
-    app.run(main)
+    cli.run(main)

@@ -7,24 +7,22 @@ says otherwise.
 
 import hashlib
 import os
+import re
+import zipfile
 
 import numpy as np
-from PIL import Image
 
-import inpaint as inpaint_tool
 from migan_jax import images as image_files
 from migan_jax import inpaint
 from migan_jax import predictions
+from migan_jax.images import shown
 
-# Listed in an error message at most.
-_LISTED = 20
+# Code of a TorchScript archive beyond this is no model's.
+_MAX_CODE = 16 * 2**20
 
-
-def listed(names):
-    """The first few names in one line."""
-    names = list(names)
-    more = [f'and {len(names) - _LISTED} more'] if len(names) > _LISTED else []
-    return ', '.join(names[:_LISTED] + more)
+# The two operations of TorchScript that open files, however they are written.
+_OPENS_FILES = re.compile(
+    r"""\.\W*(save|from_file)\b|getattr\W*\([^)]*["'](\S*\\|save|from_file)""")
 
 
 def file_hash(path):
@@ -33,57 +31,93 @@ def file_hash(path):
     Raises:
       ValueError: it can not be read.
     """
+    if not os.path.isfile(path):
+        raise ValueError(f'{shown(path)}: can not be read: no such file')
     try:
         with open(path, 'rb') as f:
             return hashlib.file_digest(f, 'sha256').hexdigest()
     except OSError as error:
-        raise ValueError(f'{path}: can not be read: {error.strerror}') from error
+        raise ValueError(f'{shown(path)}: can not be read: {error.strerror}') from error
 
 
-def files_of(folder, stems, what):
-    """The pictures of a folder that belong to some images.
-
-    Args:
-      folder: searched with the folders in it.
-      stems: of the images.
-      what: 'mask' or 'prediction', for messages.
-
-    Returns:
-      {stem: path}.
+def check_external_data(path):
+    """Refuses an ONNX model whose weights would be read from outside its folder.
 
     Raises:
-      ValueError: some are missing; both sides are listed.
+      ValueError: no ONNX model, or a tensor is stored elsewhere, links followed.
     """
-    found = image_files.by_stem(folder)
-    missing = [s for s in stems if s not in found]
-    if missing:
-        unused = sorted(found.keys() - set(stems))
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:   # of protobuf's, which has no class in common
         raise ValueError(
-            f'{folder}: no {what} for {len(missing)} of {len(stems)} images: '
-            f'{listed(missing)}; without an image: {listed(unused) or "none"}. A '
-            f'{what} has the name of its image, extension aside.')
-    return {s: found[s] for s in stems}
+            f'{shown(path)}: not an ONNX model ({shown(str(error))})') from error
+    folder = os.path.realpath(os.path.dirname(os.path.abspath(path)))
+    for tensor in _tensors(model):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        places = [e.value for e in tensor.external_data if e.key == 'location']
+        for place in places or ['']:
+            file = os.path.realpath(os.path.join(folder, place))
+            inside = not os.path.isabs(place) and file.startswith(
+                os.path.join(folder, ''))
+            if not inside:
+                raise ValueError(
+                    f'{shown(path)}: refused, tensor {shown(tensor.name)} is stored in '
+                    f'{shown(place)!r}, outside the folder of the model; expected a '
+                    'file beside it')
+            if not os.path.isfile(file):
+                raise ValueError(
+                    f'{shown(path)}: tensor {shown(tensor.name)} is stored in '
+                    f'{shown(place)!r}, which is missing: put that file beside it')
 
 
-def check_sizes(files, resolution, what):
-    """Raises ValueError unless all pictures are resolution x resolution.
+def _tensors(message):
+    """The `TensorProto`s anywhere in an ONNX model."""
+    import onnx
 
-    Reads headers only.
+    pending = [message]
+    while pending:
+        message = pending.pop()
+        if isinstance(message, onnx.TensorProto):
+            yield message
+            continue
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                pending += [value] if hasattr(value, 'ListFields') else value
+
+
+def check_torchscript(path):
+    """Refuses a TorchScript archive whose code could open files.
+
+    TorchScript is no Python, but has operations that read and write any file.
+
+    Raises:
+      ValueError: no archive, or its code names such an operation.
     """
-    wrong = []
-    for path in files.values():
-        try:
-            with Image.open(path) as picture:
-                size = picture.size
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ValueError(f'{path}: cannot read it as an image ({error})') from error
-        if size != (resolution, resolution):
-            wrong.append(f'{path} ({size[0]} x {size[1]})')
-    if wrong:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sources = [i for i in archive.infolist() if i.filename.endswith('.py')]
+            found = [i.filename for i in sources if _opens_files(archive, i)]
+    except Exception as error:   # zipfile raises whatever a damaged file trips it over
+        raise ValueError(f'{shown(path)}: not a TorchScript file: '
+                         f'{shown(str(error))}') from error
+    if found:
         raise ValueError(
-            f'{len(wrong)} of {len(files)} {what}s are not {resolution} x {resolution} '
-            f'pixels: {listed(wrong)}. Originals are squashed to the resolution that '
-            f'is evaluated, so {what}s must have it; --resolution names another.')
+            f'{shown(path)}: refused, its code opens files, or is longer than any '
+            f'model\'s ({shown(found[0])}). A model that only computes needs neither.')
+
+
+def _opens_files(archive, info):
+    """Whether a source file of a TorchScript archive names what opens files."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return True   # PyTorch writes no other, and zipfile expands them without bound
+    with archive.open(info) as f:
+        code = f.read(_MAX_CODE + 1).decode('utf-8', 'replace')
+    # A comment may stand where space may; a string may look like one.
+    return (len(code) > _MAX_CODE or _OPENS_FILES.search(code) is not None
+            or _OPENS_FILES.search(re.sub('#.*', '', code)) is not None)
 
 
 def first_size(folder):
@@ -99,27 +133,6 @@ def first_size(folder):
             f'{path} has {width} x {height} pixels; predictions must be square, made '
             'from images squashed to R x R, as the published protocol does.')
     return height
-
-
-def read_masks(files, stems, resolution):
-    """Masks of some images.
-
-    Args:
-      files: {stem: path}, white = known.
-      stems: '' for padding.
-      resolution: R.
-
-    Returns:
-      u8[B, R, R, 1], 1 = known, 0 = hole; all known for padding.
-
-    Raises:
-      ValueError: unreadable, or not black and white.
-    """
-    masks = np.ones((len(stems), resolution, resolution, 1), np.uint8)
-    for i, s in enumerate(stems):
-        if s:
-            masks[i, :, :, 0] = inpaint_tool.read_mask(files[s], invert=False)[0]
-    return masks
 
 
 def from_folder(files):
@@ -162,6 +175,7 @@ def from_onnx(path, resolution=0):
     import onnxruntime
 
     digest = file_hash(path)
+    check_external_data(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
@@ -169,7 +183,8 @@ def from_onnx(path, resolution=0):
             path, options, providers=onnxruntime.get_available_providers())
     except Exception as error:
         # onnxruntime raises classes of its own that share no base but Exception.
-        raise ValueError(f'{path}: onnxruntime can not load it: {error}') from error
+        raise ValueError(f'{shown(path)}: onnxruntime can not load it: '
+                         f'{shown(str(error))}') from error
     inputs = session.get_inputs()
     said = ', '.join(f'{i.name} {i.type} {i.shape}' for i in inputs)
     types = [i.type for i in inputs]
@@ -224,11 +239,12 @@ def from_torchscript(path, contract, resolution=0):
         raise ValueError(f'--contract={contract}: expected iopaint_lama or '
                          'iopaint_migan, what the TorchScript model takes and gives')
     digest = file_hash(path)
+    check_torchscript(path)
     try:
         model = torch.jit.load(path, map_location='cpu').eval()
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f'{path}: not a TorchScript file: {str(error).splitlines()[0]}') from error
+    except Exception as error:   # a damaged archive raises any
+        raise ValueError(f'{shown(path)}: not a TorchScript file: '
+                         f'{shown(str(error))[:500]}') from error
 
     def call(*arrays):
         try:
