@@ -47,6 +47,16 @@ class ConvSpec:
     depthwise: bool = True
     dtype: Any = jnp.float32
 
+    @property
+    def recompute(self):
+        """Whether the backward pass computes depthwise outputs anew.
+
+        In half precision, as accelerators train: nine multiplications cost them less
+        than writing the result and reading it back, because what is not kept is
+        computed within the next product of matrices.  On CPU it is the other way round.
+        """
+        return jnp.finfo(self.dtype).bits < 32
+
 
 def channels(resolution, ch_base, ch_max):
     """Channels at a resolution, ch(r) = min(ch_base / r, ch_max) (Table S.4)."""
@@ -88,15 +98,63 @@ def at_least_float32(dtype):
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def lrelu(x, gain=1.0):
     """Leaky ReLU (slope 0.2) times sqrt(2) * gain, clamped to +-256 * gain.
+
+    A maximum, and a gradient that reads the output, not a selection: the predicate of
+    a selection is a result of its own, which TPU compilers write out and read again.
 
     Args:
       x: [...], any float dtype, kept.
       gain: extra factor, a Python float.
     """
-    x = jnp.where(x >= 0, x, 0.2 * x) * (SQRT2 * gain)
+    x = jnp.maximum(x, 0.2 * x) * (SQRT2 * gain)
     return jnp.clip(x, -CLAMP * gain, CLAMP * gain)
+
+
+def _lrelu_fwd(x, gain):
+    y = lrelu(x, gain)
+    return y, y
+
+
+# Turns all but numbers next to nothing into more than 1; finite in bfloat16.
+_STEEP = 2.0**100
+
+
+def _lrelu_bwd(gain, y, g):
+    # Piecewise constant in y, also for second derivatives.
+    y = jax.lax.stop_gradient(y)
+    positive = jnp.clip(y * _STEEP, 0.0, 1.0)
+    inside = jnp.clip((CLAMP * gain - jnp.abs(y)) * _STEEP, 0.0, 1.0)
+    return (g * ((positive * 0.8 + 0.2) * inside * (SQRT2 * gain)),)
+
+
+lrelu.defvjp(_lrelu_fwd, _lrelu_bwd)
+
+
+@jax.custom_vjp
+def add_broadcast(x, b):
+    """x + b in the dtype of x; the gradient of b is summed in float32.
+
+    Plain addition sums it in the dtype of x: in bfloat16 on CPU so coarsely that the
+    gradient of a bias points elsewhere.
+
+    Args:
+      x: [...], any float dtype.
+      b: broadcasts to x; any float dtype.
+    """
+    return x + b.astype(x.dtype)
+
+
+def _add_broadcast_bwd(b, g):
+    shape = (1,) * (g.ndim - b.ndim) + b.shape
+    axes = tuple(i for i, side in enumerate(shape) if side == 1 and g.shape[i] != 1)
+    total = jnp.sum(g.astype(at_least_float32(g.dtype)), axes, keepdims=True)
+    return g, total.reshape(b.shape).astype(b.dtype)
+
+
+add_broadcast.defvjp(lambda x, b: (add_broadcast(x, b), b), _add_broadcast_bwd)
 
 
 # --- kernels ------------------------------------------------------------------
@@ -196,14 +254,19 @@ def depthwise_kernel_grad(x, g):
     Returns:
       [3, 3, C], summed in float32 whatever the dtype.
     """
-    dtype = at_least_float32(g.dtype)
-    x32, g32 = x.astype(dtype), g.astype(dtype)
     # On CPU: rows of accumulators while they are worth a loop (see below).
     on_cpu = _kernel_grad_rows if x.shape[2] * x.shape[3] >= 4096 else _kernel_grad_once
-    taps = jax.lax.platform_dependent(
-        x32, g32, cpu=on_cpu, default=lambda x, g: jnp.stack(
-            [jnp.sum(shifted * g, (0, 1, 2)) for _, _, shifted in _shifts(x)]))
+    taps = jax.lax.platform_dependent(x, g, cpu=on_cpu, default=_kernel_grad_shifts)
     return taps.reshape(3, 3, -1).astype(x.dtype)
+
+
+def _kernel_grad_shifts(x, g):
+    """[9, C]: nine reductions."""
+    dtype = at_least_float32(g.dtype)
+    # Converted after the shift: of a converted x TPU compilers write a float32 copy.
+    return jnp.stack([
+        jnp.sum(shifted.astype(dtype) * g.astype(dtype), (0, 1, 2))
+        for _, _, shifted in _shifts(x)])
 
 
 # XLA:CPU reduces over leading axes with strided scalar loads: nine reductions of
@@ -212,6 +275,8 @@ def depthwise_kernel_grad(x, g):
 
 def _kernel_grad_rows(x, g):
     """[9, C]: adds row by row into nine [W, C] accumulators (50 ms)."""
+    dtype = at_least_float32(g.dtype)
+    x, g = x.astype(dtype), g.astype(dtype)
     b, h, w, c = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
@@ -228,6 +293,8 @@ def _kernel_grad_rows(x, g):
 
 def _kernel_grad_once(x, g):
     """[9, C]: one reduction over W with nine results, then over the rest (100 ms)."""
+    dtype = at_least_float32(g.dtype)
+    x, g = x.astype(dtype), g.astype(dtype)
     products = tuple(shifted * g for _, _, shifted in _shifts(x))
     rows = jax.lax.reduce(
         products, (jnp.zeros((), x.dtype),) * 9,
@@ -437,6 +504,20 @@ def conv1x1(x, kernel):
     return y.reshape(*x.shape[:3], -1)
 
 
+def separable_conv(x, depthwise, bias, pointwise, *, gain, down):
+    """Depthwise 3x3, bias, activation, [down2], 1x1: the heart of a `ConvBlock`.
+
+    Args:
+      x: [B, H, W, ci].
+      depthwise: [3, 3, ci] and pointwise: [1, 1, ci, co], of the dtype of x.
+      bias: [ci], any float dtype.
+      gain: of the activation.
+      down: resample by 2.
+    """
+    x = lrelu(add_broadcast(depthwise_conv3x3(x, depthwise), bias), gain)
+    return conv1x1(down2(x) if down else x, pointwise)
+
+
 # --- modules ------------------------------------------------------------------
 
 
@@ -463,7 +544,7 @@ class Noise(nn.Module):
             noise = jax.random.normal(self.make_rng('noise'), (b, h, w, 1), jnp.float32)
         else:
             raise ValueError(f"noise mode {mode!r}; expected 'random', 'const' or 'none'")
-        return x + (strength * noise.astype(strength.dtype)).astype(x.dtype)
+        return add_broadcast(x, strength * noise.astype(strength.dtype))
 
 
 class ConvBlock(nn.Module):
@@ -494,19 +575,20 @@ class ConvBlock(nn.Module):
         if self.spec.depthwise:
             kernel = Kernel((3, 3, 1, ci), self.spec, name='depthwise')()
             bias = self.param('bias', nn.initializers.zeros, (ci,))
-            x = depthwise_conv3x3(x, kernel[:, :, 0].astype(dtype))
-            x = lrelu(x + bias.astype(dtype), self.gain)
-            if self.down:
-                x = down2(x)
-            kernel = Kernel((1, 1, ci, self.features), self.spec, name='pointwise')()
-            x = conv1x1(x, kernel.astype(dtype))
+            pointwise = Kernel((1, 1, ci, self.features), self.spec, name='pointwise')()
+            separable = functools.partial(
+                separable_conv, gain=self.gain, down=self.down)
+            if self.spec.recompute:
+                separable = jax.checkpoint(separable)
+            x = separable(x, kernel[:, :, 0].astype(dtype), bias,
+                          pointwise.astype(dtype))
             if self.up:
                 x = up2(x)
         else:
             kernel = Kernel((3, 3, ci, self.features), self.spec, name='conv')()
             bias = self.param('bias', nn.initializers.zeros, (self.features,))
             x = conv3x3_resampled(x, kernel.astype(dtype), up=self.up, down=self.down)
-            x = x + bias.astype(dtype)
+            x = add_broadcast(x, bias)
         if self.noise:
             x = Noise(name='noise')(x, noise_mode)
         return lrelu(x, self.gain)
@@ -540,7 +622,7 @@ class PointwiseConv(nn.Module):
         x = conv1x1(x, kernel.astype(dtype))
         if self.use_bias:
             bias = self.param('bias', nn.initializers.zeros, (self.features,))
-            x = x + bias.astype(dtype)
+            x = add_broadcast(x, bias)
         if self.activate:
             return lrelu(x, self.gain)
         return x * self.gain if self.gain != 1.0 else x

@@ -1,45 +1,64 @@
-"""Trains MI-GAN:  python -m migan_jax.main --config configs/X.py --workdir DIR."""
+"""Trains MI-GAN:  python -m migan_jax.main --config configs/X.py --workdir DIR.
+
+On a TPU pod, under SLURM or Open MPI: the same command on every host. Elsewhere also
+--coordinator_address=HOST:PORT --num_processes=N --process_id=I.
+"""
 
 import os
 
 # Read when TensorFlow is imported, which then keeps quiet about GPUs it will not use.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
-from absl import app
 from absl import flags
 from absl import logging
 import jax
 from ml_collections import config_flags
 import tensorflow as tf
 
+from migan_jax import cli
+from migan_jax import distributed
 from migan_jax import state
 from migan_jax import train
+from migan_jax.preemption import Preempted
+from migan_jax.progress import TrainingDiverged
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'Config file; override fields with --config.field=value.',
     lock_config=True)
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Where checkpoints, samples and logs go; a run in it is resumed.')
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator_address', None, 'host:port of process 0, where no launcher says it.')
+_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Processes of this run.')
+_PROCESS = flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.')
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f'unexpected arguments {argv[1:]}')
+    del argv
     # TensorFlow only reads data: it must not take the accelerator's memory.
     for kind in ('GPU', 'TPU'):
         tf.config.set_visible_devices([], kind)
     if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-        jax.config.update('jax_compilation_cache_dir', os.path.join(
-            os.path.dirname(os.path.abspath(_WORKDIR.value)), '.jax_cache'))
+        jax.config.update('jax_compilation_cache_dir', os.fspath(
+            state.path_of(_WORKDIR.value).parent / '.jax_cache'))
     logging.set_verbosity(logging.INFO)
     state.quiet_logs()
     try:
+        distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         train.train(_CONFIG.value, _WORKDIR.value)
-    except (ValueError, train.TrainingDiverged) as error:
-        logging.debug('traceback', exc_info=True)
-        raise SystemExit(f'error: {error}') from error
+    except Preempted as stop:
+        logging.info('%s', stop)
+    except TrainingDiverged as error:
+        raise cli.Failed(str(error)) from error
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise cli.Failed(
+            f'process {jax.process_index()} of {jax.process_count()} has lost the '
+            'others; give the same command on all hosts to go on from the last '
+            f'checkpoint ({str(error).splitlines()[0]})') from error
 
 
 if __name__ == '__main__':
     flags.mark_flags_as_required(['config', 'workdir'])
-    app.run(main)
+    cli.run(main)

@@ -233,8 +233,12 @@ def path_length_gradients(models, settings, state, batch):
 
 
 def _apply(tx, gradients, opt_state, params):
+    """Parameters and optimiser after a step; non-finite elements of the gradient."""
+    # The optimiser replaces them, so that a loss may look healthy with a dead gradient.
+    nonfinite = sum(jnp.sum(~jnp.isfinite(g), dtype=jnp.float32)
+                    for g in jax.tree.leaves(gradients))
     updates, opt_state = tx.update(gradients, opt_state, params)
-    return jax.tree.map(jnp.add, params, updates), opt_state
+    return jax.tree.map(jnp.add, params, updates), opt_state, nonfinite
 
 
 def make_steps(models, settings, teacher=None, devices=None):
@@ -257,7 +261,8 @@ def make_steps(models, settings, teacher=None, devices=None):
     def g_step(state, batch, teacher_params):
         gradients, metrics, averages = g_gradients(
             models, settings, teacher, state, batch, teacher_params)
-        params, opt = _apply(models.tx_g, gradients, state.opt_g, state.params_g)
+        params, opt, metrics['g_nonfinite'] = _apply(
+            models.tx_g, gradients, state.opt_g, state.params_g)
         beta = ema_decay(settings, state.step)
         ema = jax.tree.map(
             lambda e, p: p + (e - p) * beta.astype(p.dtype), state.ema, params)
@@ -266,17 +271,20 @@ def make_steps(models, settings, teacher=None, devices=None):
 
     def d_step(state, batch):
         gradients, metrics = d_gradients(models, settings, state, batch)
-        params, opt = _apply(models.tx_d, gradients, state.opt_d, state.params_d)
+        params, opt, metrics['d_nonfinite'] = _apply(
+            models.tx_d, gradients, state.opt_d, state.params_d)
         return state.replace(params_d=params, opt_d=opt, step=state.step + 1), metrics
 
     def r1_step(state, batch):
         gradients, metrics = r1_gradients(models, settings, state, batch)
-        params, opt = _apply(models.tx_d, gradients, state.opt_d, state.params_d)
+        params, opt, metrics['r1_nonfinite'] = _apply(
+            models.tx_d, gradients, state.opt_d, state.params_d)
         return state.replace(params_d=params, opt_d=opt), metrics
 
     def path_length_step(state, batch):
         gradients, metrics, mean = path_length_gradients(models, settings, state, batch)
-        params, opt = _apply(models.tx_g, gradients, state.opt_g, state.params_g)
+        params, opt, metrics['path_nonfinite'] = _apply(
+            models.tx_g, gradients, state.opt_g, state.params_g)
         return state.replace(params_g=params, opt_g=opt, path_length=mean), metrics
 
     step = lambda f: jax.pmap(f, AXIS, donate_argnums=0, devices=devices)

@@ -10,8 +10,8 @@ def test_plain_and_core_agree():
     assert result['difference_plain_core'] < 1e-4
     assert result['plain_over_core'] == result['plain_s'] / result['core_s'] > 0
     assert result['half_mb'] < result['core_mb'] < result['pipeline_mb']
-    assert {'pipeline_32x32_s', 'pipeline_60x90_s', 'pipeline_overhead_60x90'} <= set(
-        result)
+    assert {'jax_s', 'torchscript_s', 'pipeline_32x32_s', 'pipeline_60x90_s',
+            'pipeline_overhead_60x90'} <= set(result)
 
 
 def test_strengths_are_not_zero():

@@ -177,3 +177,34 @@ def test_forms_of_the_resampled_convolution_agree():
             (layers._up_in_one if expected is up else layers._down_in_one)(x, k)))
         for ours, theirs in zip(jax.grad(f, (0, 1))(x, kernel), jax.grad(g, (0, 1))(x, kernel)):
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_gradients_of_lrelu_are_those_of_its_formula():
+    def plain(x, gain):
+        x = jnp.where(x > 0, x, 0.2 * x) * (2**0.5 * gain)
+        return jnp.clip(x, -256 * gain, 256 * gain)
+
+    x = jnp.array([-1e6, -1000.0, -1.0, -1e-20, 1e-20, 1.0, 180.0, 300.0, 1e6])
+    c = jnp.linspace(-1, 1, len(x))
+
+    def gradients(f, gain):
+        first = jax.grad(lambda x: jnp.sum(c * f(x, gain)))
+        # As in R1: through the gradient, too.
+        second = jax.grad(lambda x, c: jnp.sum(jnp.square(
+            jax.vjp(lambda x: f(x, gain), x)[1](jnp.tanh(c * x))[0])))
+        return first(x), second(x, c)
+
+    for gain in (1.0, 0.5**0.5):
+        for ours, expected in zip(gradients(layers.lrelu, gain), gradients(plain, gain)):
+            np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+def test_kernel_gradient_of_accelerators_equals_a_grouped_convolution():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 7, 3))
+    g = jax.random.normal(jax.random.key(1), x.shape)
+    expected = jax.vjp(lambda k: _grouped_conv(x, k), jnp.zeros((3, 3, 3)))[1](g)[0]
+    np.testing.assert_allclose(
+        layers._kernel_grad_shifts(x, g).reshape(3, 3, 3), expected, atol=1e-4)
+    half = layers._kernel_grad_shifts(x.astype(jnp.bfloat16), g.astype(jnp.bfloat16))
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half.reshape(3, 3, 3), expected, atol=0.3)

@@ -25,8 +25,8 @@ TABLE_G = torch_map.generator_table(R, branches=9)
 TABLE_D = torch_map.discriminator_table(R, branches=9)
 
 
-def _models(materialize):
-    spec = ConvSpec(materialize_branches=materialize)
+def _models(materialize, dtype=jnp.float32):
+    spec = ConvSpec(materialize_branches=materialize, dtype=dtype)
     return state_lib.Models(
         Generator(R, 256, 16, spec, noise_at_4x4=False), Discriminator(R, 256, 16, spec),
         state_lib.lazy_optimizer(1e-3, 4, 9), state_lib.lazy_optimizer(1e-3, 16, 9))
@@ -207,6 +207,32 @@ def test_bfloat16_steps_lower_under_strict_promotion_and_keep_float32_state():
         assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(
             lambda x: x.dtype, abstract)
         assert {x.dtype for x in jax.tree.leaves(metrics)} == {jnp.dtype(jnp.float32)}
+
+
+def test_bfloat16_gradients_point_where_float32_gradients_do():
+    teacher, teacher_variables = _teacher()
+    gradients = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        models = _models(False, dtype)
+        function = jax.pmap(functools.partial(
+            steps.g_gradients, models, SETTINGS, teacher), state_lib.AXIS)
+        gradients.append(state_lib.unreplicate(function(
+            _replicate(_state(models, False), 1), _shard(_batch(0), 1),
+            _replicate(teacher_variables, 1))[0]))
+    # A layer's kernels and bias are one vector.  Without noise its strength has no
+    # gradient.
+    layers = [{}, {}]
+    for vectors, gradient in zip(layers, gradients):
+        for path, array in jax.tree_util.tree_leaves_with_path(gradient):
+            vectors.setdefault(path[:3], []).append(np.ravel(array))
+    for path, parts in layers[0].items():
+        full, half = np.concatenate(parts), np.concatenate(layers[1][path])
+        cosine = full @ half / (np.linalg.norm(full) * np.linalg.norm(half))
+        # The first colour layer's gradient is what is left of the image's when it is
+        # averaged down to 4 x 4: little, so that rounding in D weighs more.
+        name = jax.tree_util.keystr(path)
+        assert cosine >= (0.98 if name == "['decoder']['b4']['torgb']" else 0.99), (
+            name, cosine)
 
 
 def test_sanitized_gradients():

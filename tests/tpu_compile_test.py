@@ -1,7 +1,10 @@
 """tools/tpu_compile.py: what it reads from compiled programs, and what it refuses."""
 
 import importlib.util
+import json
 import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -51,3 +54,78 @@ def test_arguments_have_the_device_axis_and_nothing_is_computed():
 def test_refusals(topology, steps, message):
     with pytest.raises(ValueError, match=message):
         list(tool.run(tiny_config(1), topology, 1, steps))
+
+
+HLO = """HloModule m, entry_computation_layout={(f32[4]{0})->f32[4]{0}}
+
+%fused (p: bf16[8,4]) -> f32[8,4] {
+  %p = bf16[8,4]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %c = f32[8,4]{1,0} convert(%p)
+}
+
+%body (s: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %s = (s32[], f32[8,4]{1,0:T(8,128)}) parameter(0)
+  %x = f32[8,4]{1,0} get-tuple-element(%s), index=1
+  %n = f32[8,4]{1,0} negate(%x), metadata={op_name="pmap(g_step)/while/neg"}
+  ROOT %t = (s32[], f32[8,4]{1,0}) tuple(%i, %n)
+}
+
+ENTRY %main.7 (a: bf16[8,4]) -> f32[8,4] {
+  %a = bf16[8,4]{1,0:T(8,128)(2,1)} parameter(0)
+  %f = f32[8,4]{1,0:T(8,128)S(1)} fusion(%a), kind=kLoop, calls=%fused, metadata={op_name="pmap(g_step)/b8/convert"}
+  %cs = (f32[8,4]{1,0}, f32[8,4]{1,0}, u32[]{:S(2)}) copy-start(%f)
+  %cd = f32[8,4]{1,0} copy-done(%cs)
+  %b = f32[32]{0} bitcast(%cd)
+  %i = (s32[], /*index=1*/f32[8,4]{1,0}) tuple(%z, %cd)
+  %w = (s32[], f32[8,4]{1,0}) while(%i), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %r = f32[8,4]{1,0} get-tuple-element(%w), index=1
+}
+"""
+
+
+def test_traffic_of_instructions():
+    moved = tool.traffic(HLO)
+    # The loop's negation runs three times; a copy is read and written; the fusion reads
+    # bfloat16 and writes float32; tuples and bitcasts move nothing.
+    assert [(size, i.name) for size, i in moved] == [
+        (3 * 2 * 128, 'n'), (2 * 128, 'cd'), (64 + 128, 'f')]
+    heading, first, second = tool.traffic_table(HLO, 2, 2)
+    assert '3 instructions; the 2 that move most' in heading
+    assert first.split() == ['0.00', 'n', 'f32[8,4]', 'while/neg']
+    assert second.split()[1] == 'cd'
+
+
+def test_training_bound():
+    figures = lambda compute, memory: {
+        'compute_ms': compute, 'memory_ms': memory, 'images_per_core': 2, 'cores': 8}
+    steps = {'g': figures(3.0, 5.0), 'd': figures(4.0, 1.0)}
+    assert tool.training_bound(steps, 16, 50_000) == {}
+    # The longer time of each; R1 every 16th iteration.
+    bound = tool.training_bound(
+        {**steps, 'r1': figures(8.0, 16.0), 'generator': figures(9.0, 9.0)}, 16, 86.4)
+    assert bound == pytest.approx(
+        {'iteration_ms': 10.0, 'images_per_s': 1600.0, 'days': 86400 / 1600 / 86400})
+
+
+def test_compiles_a_tiny_config_for_one_core():
+    """In a process of its own: libtpu and the tests' CPU devices do not mix."""
+    if importlib.util.find_spec('libtpu') is None:
+        pytest.skip("libtpu is not installed: pip install -e '.[tpu-compile]'")
+    result = subprocess.run(
+        [sys.executable, str(TOOL),
+         '--config=configs/ablation_dw_reparam_places256.py',
+         '--config.model.resolution=16', '--config.model.ch_base=64',
+         '--config.model.ch_max=8', '--config.model.dtype=bfloat16',
+         '--topology=v5e:1x1', '--per_device_batch=2', '--steps=generator,d', '--top=3'],
+        cwd=TOOL.parents[1], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    *lines, last = result.stdout.splitlines()
+    steps = json.loads(last)['steps']
+    assert list(steps) == ['generator', 'd']
+    for figures in steps.values():
+        assert figures['cores'] == 1 and figures['images_per_core'] == 2
+        assert 0 < figures['memory_share'] < 0.01
+        assert 0 < figures['gflop_per_image'] < 0.01
+    # Two passes of D and one of G, backward too, move more than G forward.
+    assert steps['d']['gb_per_image'] > 2 * steps['generator']['gb_per_image'] > 0
+    assert sum('Generator/' in line for line in lines) >= 1

@@ -1,28 +1,36 @@
-"""Times the training steps of a config, the exported graphs, or two models.
+"""Times the training steps of a config, the exported graphs, two models, or reading.
 
     python tools/benchmark.py --config=configs/ablation_dw_reparam_places256.py \\
         --batch_size=2 --config.model.dtype=float32
     python tools/benchmark.py --what=exports --resolutions=256,512
     python tools/benchmark.py --models=migan,comodgan --resolutions=256,512
+    python tools/benchmark.py --what=data --resolutions=256,512
+    python tools/benchmark.py --what=all --out=benchmarks.json
 
 The first compiles the G, D and R1 steps, runs each several times and prints medians,
 compile times and the process's peak memory.  The images are noise: no step's time
-depends on what they show.  The others: see benchmark_exports.py, benchmark_models.py.
-The last line is JSON.
+depends on what they show.  The others: see benchmark_exports.py, benchmark_models.py,
+benchmark_data.py.  The last line is JSON.  `all` runs each in a process of its own and
+writes one file, an hour's work for two cores.
 """
 
+import importlib.metadata
 import json
+import os
+import platform
 import resource
 import statistics
+import subprocess
 import sys
 import time
 
-from absl import app
 from absl import flags
 import jax
 from ml_collections import config_flags
 import numpy as np
 
+from migan_jax import cli
+from migan_jax import inputs
 from migan_jax import state as state_lib
 from migan_jax import steps as steps_lib
 from migan_jax import train
@@ -44,7 +52,7 @@ def time_steps(config, repeats):
       dict of seconds, bytes and counts.
     """
     batch_size, resolution = config.train.batch_size, config.model.resolution
-    train.check_batch(batch_size, 'train.batch_size')
+    inputs.check_batch(batch_size, 'train.batch_size')
     models = state_lib.build_models(config)
     steps = steps_lib.make_steps(models, train.settings_of(config))
     state = state_lib.replicate(
@@ -77,9 +85,49 @@ def time_steps(config, repeats):
     return result
 
 
+# What `all` runs: name, arguments.  The published batch of 32 is too much for a small
+# machine; 2 is what the figures of the published code were measured with.
+_ALL = {
+    'train': ['--what=train', '--config=configs/ablation_dw_reparam_places256.py',
+              '--batch_size=2', '--config.model.dtype=float32'],
+    'exports': ['--what=exports'],
+    'models': ['--what=models'],
+    'data': ['--what=data'],
+}
+
+
+def machine():
+    """{name: what the figures belong to}."""
+    packages = ('jax', 'jaxlib', 'flax', 'optax', 'tensorflow', 'onnxruntime', 'torch')
+    return {'cores': os.cpu_count(), 'machine': platform.machine(),
+            'python': platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages}}
+
+
+def run_all(out):
+    """Runs every benchmark in a process of its own; one JSON file.
+
+    Args:
+      out: path; what failed is in it with its exit code and last words.
+
+    Returns:
+      whether all succeeded.
+    """
+    results = {'machine': machine()}
+    for name, arguments in _ALL.items():
+        print(f'--- {name}', flush=True)
+        done = subprocess.run([sys.executable, __file__, *arguments],
+                              stdout=subprocess.PIPE, text=True)
+        print(done.stdout, flush=True)
+        lines = done.stdout.splitlines() or ['']
+        results[name] = (json.loads(lines[-1]) if done.returncode == 0 else
+                         {'exit_code': done.returncode, 'last_line': lines[-1]})
+        # After each: hours of work must not wait for the last.
+        state_lib.write_atomically(out, (json.dumps(results, indent=1) + '\n').encode())
+    return not any('exit_code' in result for result in results.values())
+
+
 def main(argv):
-    if len(argv) > 1:
-        sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
     args = flags.FLAGS
     what = args.what or ('models' if flags.FLAGS['models'].present else 'train')
     # Imported where needed: training steps are timed without onnxruntime, too.
@@ -89,14 +137,18 @@ def main(argv):
     if what == 'models':
         import benchmark_models
         return benchmark_models.main(argv)
+    if what == 'data':
+        import benchmark_data
+        return benchmark_data.main(argv)
+    if what == 'all':
+        if not args.out:
+            raise cli.Failed('--out is missing; name the JSON file for --what=all')
+        return 0 if run_all(args.out) else 1
     if args.config is None:
-        sys.exit('error: --config is missing; name a config file whose steps to time')
+        raise cli.Failed('--config is missing; name a config file whose steps to time')
     config = args.config
     config.train.batch_size = args.batch_size or config.train.batch_size
-    try:
-        result = time_steps(config, args.repeats)
-    except ValueError as error:
-        sys.exit(f'error: {error}')
+    result = time_steps(config, args.repeats)
     for name, value in result.items():
         print(f'{name:24} {value:.4g}' if isinstance(value, float) else f'{name:24} {value}')
     print(json.dumps(result))
@@ -105,11 +157,12 @@ def main(argv):
 if __name__ == '__main__':
     config_flags.DEFINE_config_file('config', None, 'Config file.', lock_config=True)
     flags.DEFINE_integer('batch_size', 0, 'Images over all devices; default: the config\'s.')
-    flags.DEFINE_enum('what', None, ['train', 'exports', 'models'],
+    flags.DEFINE_enum('what', None, ['train', 'exports', 'models', 'data', 'all'],
                       'What to time; train, or models if --models is given.')
+    flags.DEFINE_string('out', None, 'JSON file for --what=all.')
     flags.DEFINE_list('models', ['migan', 'comodgan'], 'Models to compare.')
-    flags.DEFINE_list('resolutions', ['256', '512'], 'Of exports and models.')
+    flags.DEFINE_list('resolutions', ['256', '512'], 'Of exports, models and data.')
     flags.DEFINE_integer('threads', 2, 'Of onnxruntime.', lower_bound=1)
     flags.DEFINE_bool('cpu_time', False, 'Exports, models: CPU seconds on one thread.')
     flags.DEFINE_integer('repeats', 5, 'Runs of each.', lower_bound=1)
-    app.run(main)
+    cli.run(main)

@@ -11,7 +11,9 @@ so that whatever else the machine does hits all alike:
 * core: the graph of tools/to_torch.py --formats=onnx, its float16 file, and the same
   graph with --drop_clamps;
 * pipeline: u8 in, u8 out, on square pictures of the model's resolution, 1080p and
-  12 megapixels with a hole of a fifth of each side.
+  12 megapixels with a hole of a fifth of each side;
+* torchscript: migan_traced.pt; jax: the deployed generator, compiled for this machine
+  (all its cores).
 
 Prints medians and ratios of medians, and file sizes; the last line is JSON.
 """
@@ -19,20 +21,21 @@ Prints medians and ratios of medians, and file sizes; the last line is JSON.
 import functools
 import json
 import statistics
-import sys
 import time
 
-from absl import app
 from absl import flags
 import jax
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 
 from configs import default
+from migan_jax import cli
 from migan_jax.export import onnx_core
 from migan_jax.export import onnx_pipeline
 from migan_jax.export import onnx_quantize
+from migan_jax.export import torch_module
 from migan_jax import state as state_lib
 from migan_jax.layers import CLAMP
 from migan_jax.layers import FIR_TAPS
@@ -178,6 +181,26 @@ def time_in_turns(jobs, repeats, clock=time.perf_counter):
     return seconds
 
 
+def torchscript_job(config, variables, x, threads):
+    """Function that runs the traced module on f32[1, 4, R, R]."""
+    torch.set_num_threads(threads)
+    module = torch_module.trace(torch_module.build_module(config, variables))
+    x = torch.from_numpy(x)
+
+    def run():
+        with torch.inference_mode():
+            module(x)
+    return run
+
+
+def jax_job(config, variables, x):
+    """Function that runs the deployed generator on f32[1, 4, R, R]."""
+    generator = state_lib.build_generator(config, fused=True)
+    paint = jax.jit(lambda variables, x: generator.apply(variables, x, 'const')[0])
+    variables, x = jax.device_put((variables, x.transpose(0, 2, 3, 1)))
+    return lambda: jax.block_until_ready(paint(variables, x))
+
+
 def largest_difference(runners, feed):
     """Of the outputs of two sessions, over the largest value."""
     first, second = (runner.run(None, feed)[0] for runner in runners)
@@ -223,6 +246,8 @@ def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
              **(PICTURES if pictures is None else pictures)}
     jobs = {name: functools.partial(runner.run, None, x) for name, runner in (
         ('plain', plain), ('core', core), ('half', half), ('unclamped', unclamped))}
+    jobs['torchscript'] = torchscript_job(config, variables, x['input'], threads)
+    jobs['jax'] = jax_job(config, variables, x['input'])
     for name, size in sizes.items():
         jobs[f'pipeline_{name}'] = functools.partial(
             pipeline.run, None, picture_feed(*size))
@@ -244,16 +269,12 @@ def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
 
 
 def main(argv):
-    if len(argv) > 1:
-        sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
+    del argv
     args = flags.FLAGS
-    try:
-        clock = time.process_time if args.cpu_time else time.perf_counter
-        threads = 1 if args.cpu_time else args.threads
-        results = [measure(int(resolution), threads, args.repeats, clock)
-                   for resolution in args.resolutions]
-    except ValueError as error:
-        sys.exit(f'error: {error}')
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    threads = 1 if args.cpu_time else args.threads
+    results = [measure(int(resolution), threads, args.repeats, clock)
+               for resolution in args.resolutions]
     for result in results:
         for name, value in result.items():
             name = name.replace(f'{result["resolution"]}x{result["resolution"]}', 'RxR')
@@ -270,4 +291,4 @@ if __name__ == '__main__':
     flags.DEFINE_bool(
         'cpu_time', False,
         'Seconds of CPU time on one thread: for machines that do other work besides.')
-    app.run(main)
+    cli.run(main)

@@ -22,18 +22,17 @@ import functools
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from typing import NamedTuple
 
-from absl import app
 from absl import flags
 import jax
 import numpy as np
 
 import benchmark_exports
 from configs import default
+from migan_jax import cli
 from migan_jax.export import comodgan_onnx
 from migan_jax.export import onnx_core
 from migan_jax import state as state_lib
@@ -340,21 +339,17 @@ def chosen(models, resolution_names):
 
 
 def main(argv):
-    if len(argv) > 1:
-        sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
+    del argv
     args = flags.FLAGS
     results = []
-    try:
-        models, sides = chosen(args.models, args.resolutions)
-        clock = time.process_time if args.cpu_time else time.perf_counter
-        threads = 1 if args.cpu_time else args.threads
-        for resolution in sides:
-            results.append(measure(
-                {kind: published_config(kind, resolution) for kind in models},
-                threads, args.repeats, clock))
-            print('\n'.join(table(results[-1])), end='\n\n', flush=True)
-    except ValueError as error:
-        sys.exit(f'error: {error}')
+    models, sides = chosen(args.models, args.resolutions)
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    threads = 1 if args.cpu_time else args.threads
+    for resolution in sides:
+        results.append(measure(
+            {kind: published_config(kind, resolution) for kind in models},
+            threads, args.repeats, clock))
+        print('\n'.join(table(results[-1])), end='\n\n', flush=True)
     print(json.dumps(results))
 
 
@@ -367,4 +362,4 @@ if __name__ == '__main__':
         'cpu_time', False,
         'Seconds of CPU time, onnxruntime on one thread: for machines that do other '
         'work besides.')
-    app.run(main)
+    cli.run(main)

@@ -11,11 +11,10 @@ fed to Inception, as in tools/evaluate.py, and goes into the file.
 """
 
 import os
-import sys
 
-from absl import app
 from absl import flags
 
+from migan_jax import cli
 from migan_jax.export import torch_files
 from migan_jax import scoring
 from migan_jax import state as state_lib
@@ -57,14 +56,12 @@ def define_flags():
 
 
 def main(argv):
-    if len(argv) > 1:
-        sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
+    del argv
     args = flags.FLAGS
     state_lib.quiet_logs()
-    try:
+    with cli.Status() as status:
+        status.show('reading weight files')
         loaded = run(args.out, args.weights, args.protocol)
-    except (ValueError, OSError) as error:
-        sys.exit('\n'.join(f'error: {line}' for line in str(error).splitlines()))
     for name, digest in loaded.files.items():
         print(f'read {name}, sha256 {digest}')
     for sentence in loaded.missing.values():
@@ -76,4 +73,4 @@ def main(argv):
 if __name__ == '__main__':
     # Not at import: other tools and tests may define flags of the same names.
     define_flags()
-    app.run(main)
+    cli.run(main)

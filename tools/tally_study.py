@@ -11,10 +11,10 @@ independent.
 import collections
 import json
 import math
-import sys
 
-from absl import app
 from absl import flags
+
+from migan_jax import cli
 
 _Z95 = 1.959963984540054
 
@@ -94,17 +94,23 @@ def table(result):
     return '\n'.join(lines)
 
 
+def figures(result):
+    """`tally`'s result as a list of dicts, for --json."""
+    return [{'first': first, 'second': second, 'answers': count,
+             'first_preferred': wins / count, 'interval': wilson(wins, count)}
+            for (first, second), (wins, count) in result.items()]
+
+
 def main(argv):
+    args = flags.FLAGS
     if len(argv) < 2:
-        sys.exit('error: name the answer files')
-    try:
-        result = tally(read(flags.FLAGS.key), {path: read(path) for path in argv[1:]})
-    except (ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
-    print(table(result))
+        raise cli.Failed('name the answer files')
+    result = tally(read(args.key), {path: read(path) for path in argv[1:]})
+    print(json.dumps(figures(result)) if args.json else table(result))
 
 
 if __name__ == '__main__':
     # Not at import: the tools share flag names, and tests import several of them.
     flags.DEFINE_string('key', None, 'OUT.key.json of the study.', required=True)
-    app.run(main)
+    flags.DEFINE_bool('json', False, 'Print JSON instead of a table.')
+    cli.run(main, arguments=True)

@@ -26,12 +26,11 @@ written to report.json. The exit code is 1 if any format failed; the others are 
 """
 
 import json
-import sys
 
-from absl import app
 from absl import flags
 from absl import logging
 
+from migan_jax import cli
 from migan_jax import state as state_lib
 from migan_jax.export import exporting
 
@@ -66,8 +65,7 @@ def define_flags():
 
 
 def main(argv):
-    if len(argv) > 1:
-        sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
+    del argv
     args = flags.FLAGS
     state_lib.quiet_logs()
     # TensorFlow reports its progress.
@@ -76,22 +74,20 @@ def main(argv):
         args.half, args.drop_noise_at_4x4, args.dynamic_size, args.upstream_crop,
         args.drop_clamps, args.tolerance)
     calibration = (args.calibration_images, args.calibration_masks)
-    try:
-        if args.int8 != all(calibration) or any(calibration) != all(calibration):
-            raise exporting.ExportFailed(
-                '--int8, --calibration_images and --calibration_masks go together: '
-                'pass all or none.')
+    if args.int8 != all(calibration) or any(calibration) != all(calibration):
+        raise exporting.ExportFailed(
+            '--int8, --calibration_images and --calibration_masks go together: '
+            'pass all or none.')
+    with cli.Status() as status:
         reports = exporting.run(
             args.checkpoint, args.out, args.formats, options, args.images, args.masks,
-            calibration if args.int8 else None)
-    except (ValueError, OSError) as error:
-        sys.exit('\n'.join(f'error: {line}' for line in str(error).splitlines()))
+            calibration if args.int8 else None, say=status.show)
     if args.json:
         print(json.dumps(reports))
-    sys.exit(1 if any('error' in report for report in reports) else 0)
+    return int(any('error' in report for report in reports))
 
 
 if __name__ == '__main__':
     # Not at import: other tools and tests may define flags of the same names.
     define_flags()
-    app.run(main)
+    cli.run(main)

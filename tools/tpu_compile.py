@@ -1,42 +1,47 @@
 """Compiles the training steps of a config for a TPU slice, on a machine without one.
 
     python tools/tpu_compile.py --config=configs/places512.py --topology=v5e:2x4 \\
-        --per_device_batch=2 --teacher_config=configs/comodgan_places512.py
+        --per_device_batch=2 --teacher_config=configs/comodgan_places512.py --top=10
 
 Needs libtpu (pip install -e '.[tpu-compile]'). For every step it prints what the
 compiler counted for one core: FLOPs and bytes accessed per image, bytes of arguments
-and temporaries and whether they fit the chip's memory, all-reduced bytes, and the two
-roofline times that follow. The last line is JSON. The first step takes minutes; one
-process at a time, and a killed one leaves `libtpu_lockfile` in the temporary folder.
+and temporaries and whether they fit the chip's memory, all-reduced bytes, the two
+roofline times that follow, and with --top the instructions that move most bytes. Of
+g, d and r1 together: the images per second, and days for the config's images, that the
+rooflines bound. Step `generator` is the deployed generator's forward pass. The last
+line is JSON. A step at 256 takes minutes and 3 GB of memory.
 """
 
 import json
+import math
 import os
 import re
-import sys
 import time
 from typing import NamedTuple
 
-# Read by libtpu when it is loaded: there is no TPU machine to ask.
+# Read by libtpu when it is loaded: there is no TPU machine to ask, and no TPU that two
+# processes, or one and the lock file of a killed one, could fight for.
 os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
-from absl import app
 from absl import flags
 import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
 from ml_collections import config_flags
 
+from migan_jax import cli
 from migan_jax import state as state_lib
 from migan_jax import steps as steps_lib
 from migan_jax import train
 
-STEPS = ('prepare', 'g', 'd', 'r1')
+STEPS = ('prepare', 'g', 'd', 'r1', 'generator')
 
 
 class Chip(NamedTuple):
-    """Published peaks of one chip (Google Cloud's TPU system architecture pages).
+    """Published peaks of one core (Google Cloud's pages on each TPU version).
 
     Attributes:
       flops: bfloat16, per second.
@@ -48,27 +53,137 @@ class Chip(NamedTuple):
     memory: float
 
 
+# A v4 chip has two cores, which JAX may use apart; of all others a chip is one device.
 CHIPS = {
-    'v4': Chip(275e12, 1228e9, 32 * 2**30),
+    'v4': Chip(275e12 / 2, 1228e9 / 2, 16 * 2**30),
     'v5e': Chip(197e12, 819e9, 16 * 2**30),
     'v5p': Chip(459e12, 2765e9, 95 * 2**30),
     'v6e': Chip(918e12, 1640e9, 32 * 2**30),
 }
 
-BITS = {'pred': 8, 's8': 8, 'u8': 8, 'bf16': 16, 'f16': 16, 's16': 16, 'u16': 16,
-        'f32': 32, 's32': 32, 'u32': 32, 'f64': 64, 's64': 64, 'u64': 64}
+BITS = {'pred': 8, 's4': 4, 'u4': 4, 's8': 8, 'u8': 8, 'bf16': 16, 'f16': 16, 's16': 16,
+        'u16': 16, 'f32': 32, 's32': 32, 'u32': 32, 'f64': 64, 's64': 64, 'u64': 64}
+
+
+class Instruction(NamedTuple):
+    """One instruction of HLO text.
+
+    Attributes:
+      name, opcode, operands: as written; operands are names.
+      shape: of its result, types and sides without layouts.
+      op_name: the JAX operation that it came from, '' if unknown.
+      called: computations that it runs one after another (while, call, conditional).
+      trips: how often a while loop runs, 1 if unknown.
+    """
+    name: str
+    opcode: str
+    operands: tuple
+    shape: str
+    op_name: str
+    called: tuple
+    trips: int
+
+
+def bytes_of(shape):
+    """Bytes of all arrays of a shape as HLO text writes it; unknown types have none."""
+    total = 0
+    for dtype, sides in re.findall(r'\b(\w+)\[([\d,]*)\]', shape):
+        bits = BITS.get(dtype, 0)
+        for side in filter(None, sides.split(',')):
+            bits *= int(side)
+        total += (bits + 7) // 8
+    return total
+
+
+def parse_hlo(text):
+    """Reads the text of a compiled module.
+
+    Returns:
+      {computation: [Instruction]}, and the name of the entry computation.
+    """
+    computations, entry, current = {}, None, None
+    for line in text.splitlines():
+        header = re.match(r'(ENTRY )?%?(\S+) \(.*\{$', line)
+        if header:
+            current = computations.setdefault(header[2], [])
+            entry = header[2] if header[1] else entry
+            continue
+        # Layouts may hold parentheses, shapes may not: layouts go first.
+        found = re.match(r'\s+(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*)',
+                         re.sub(r'(?<=\])\{[^{}]*\}', '', line))
+        if current is None or not found:
+            continue
+        name, shape, opcode, rest = found.groups()
+        if 'custom_call_target="ConcatBitcast"' in rest:
+            opcode = 'bitcast'  # names parts that were copied one by one as one array
+        called = re.findall(r'(?:body|to_apply|true_computation|false_computation)'
+                            r'=%?([\w.-]+)', rest)
+        for branches in re.findall(r'branch_computations=\{(.*?)\}', rest):
+            called += re.findall(r'%?([\w.-]+)', branches)
+        op_name = re.search(r'op_name="([^"]*)"', rest)
+        trips = re.search(r'known_trip_count\W+n\W+(\d+)', rest)
+        current.append(Instruction(
+            name, opcode, tuple(re.findall(r'%([\w.-]+)', rest.split(')')[0])),
+            re.sub(r'/\*.*?\*/', '', shape), op_name[1] if op_name else '',
+            tuple(called) if opcode in ('while', 'call', 'conditional') else (),
+            int(trips[1]) if trips else 1))
+    return computations, entry
+
+
+# They move nothing, or are counted where they end.
+_FREE = ('parameter', 'constant', 'bitcast', 'tuple', 'get-tuple-element')
+
+
+def traffic(text):
+    """Which instructions of a compiled program move how many bytes.
+
+    An instruction moves its operands and its result, a fusion as a whole; what an
+    asynchronous pair copies is counted once read, once written. Loops count as often
+    as they run. The compiler's own count is a little larger: it counts an operand
+    anew for some of the uses within a fusion.
+
+    Args:
+      text: HLO, of a compiled program.
+
+    Returns:
+      [(bytes, Instruction)], most bytes first.
+    """
+    computations, entry = parse_hlo(text)
+
+    def visit(computation, times):
+        sizes = {}
+        for instruction in computations[computation]:
+            sizes[instruction.name] = size = bytes_of(instruction.shape)
+            if instruction.called:
+                for name in instruction.called:
+                    yield from visit(name, times * instruction.trips)
+            elif instruction.opcode.endswith('-done'):
+                yield 2 * size * times, instruction
+            elif instruction.opcode not in _FREE and not instruction.opcode.endswith(
+                    '-start'):
+                operands = sum(sizes.get(name, 0) for name in instruction.operands)
+                yield (size + operands) * times, instruction
+
+    return sorted(visit(entry, 1), key=lambda pair: -pair[0])
+
+
+def traffic_table(text, images, top):
+    """Lines: megabytes per image, instruction, result and JAX operation of the top."""
+    moved = traffic(text)
+    lines = [f'  {sum(size for size, _ in moved) / images / 1e6:.1f} MB per image by '
+             f'{len(moved)} instructions; the {min(top, len(moved))} that move most:']
+    for size, instruction in moved[:top]:
+        # The transformations around an operation say little: its path says most.
+        op_name = re.sub(r'^(jit|pmap)\(.*?\)/', '', instruction.op_name)
+        lines.append(f'  {size / images / 1e6:8.2f}  {instruction.name:32} '
+                     f'{instruction.shape[:44]:44}  {op_name}')
+    return lines
 
 
 def all_reduced_bytes(hlo):
     """Bytes of all results of all-reduce instructions in HLO text."""
-    total = 0
-    for result in re.findall(r'= (.*?) all-reduce(?:-start)?\(', hlo):
-        for dtype, shape in re.findall(r'(\w+)\[([\d,]*)\]', result):
-            size = 1
-            for side in filter(None, shape.split(',')):
-                size *= int(side)
-            total += size * BITS[dtype] // 8
-    return total
+    return sum(bytes_of(result) for result in re.findall(
+        r'= (.*?) all-reduce(?:-start)?\(', hlo))
 
 
 def abstract_arguments(config, models, devices, per_device_batch, teacher_variables):
@@ -82,30 +197,39 @@ def abstract_arguments(config, models, devices, per_device_batch, teacher_variab
     batch = {'image': array(3, jnp.float32), 'mask': array(1, jnp.float32)}
     return {'prepare': (state, array(3, jnp.uint8)),
             'g': (state, batch, lead(teacher_variables)),
-            'd': (state, batch), 'r1': (state, batch)}
+            'd': (state, batch), 'r1': (state, batch),
+            'generator': (lead(state_lib.abstract_deployed(config)),
+                          array(4, jnp.float32))}
 
 
-def measure(function, arguments, images, chip):
-    """Compiles one step and reads the compiler's counts.
+def deployed_forward(config, devices):
+    """The deployed generator with its constant noise: pmapped (variables, x) -> image."""
+    generator = state_lib.build_generator(config, fused=True)
+
+    def forward(variables, x):
+        z = generator.latents(jax.random.split(jax.random.key(0), len(x)))
+        return generator.apply(variables, x, 'const', z)[0]
+
+    return jax.pmap(forward, state_lib.AXIS, devices=devices)
+
+
+def measure(compiled, images, chip):
+    """Reads the compiler's counts of one step.
 
     Args:
-      function: pmapped.
-      arguments: abstract.
+      compiled: from `lower(...).compile()`.
       images: per core.
       chip: `Chip`.
 
     Returns:
       {name: number}; bytes are of one core.
     """
-    began = time.perf_counter()
-    compiled = function.lower(*arguments).compile()
     counts = compiled.cost_analysis()
     counts = counts[0] if isinstance(counts, list) else counts
     memory = compiled.memory_analysis()
     peak = (memory.temp_size_in_bytes + memory.argument_size_in_bytes
             + memory.output_size_in_bytes - memory.alias_size_in_bytes)
     return {
-        'compile_s': time.perf_counter() - began,
         'gflop_per_image': counts['flops'] / images / 1e9,
         'gb_per_image': counts['bytes accessed'] / images / 1e9,
         'argument_gb': memory.argument_size_in_bytes / 1e9,
@@ -117,7 +241,7 @@ def measure(function, arguments, images, chip):
     }
 
 
-def run(config, topology, per_device_batch, names, teacher_config=None):
+def run(config, topology, per_device_batch, names, teacher_config=None, top=0):
     """Compiles steps of a config for a TPU topology.
 
     Args:
@@ -126,23 +250,29 @@ def run(config, topology, per_device_batch, names, teacher_config=None):
       per_device_batch: images per core; 0: the config's batch over all cores.
       names: of STEPS.
       teacher_config: ConfigDict of the Co-Mod-GAN, if the run distils.
+      top: how many instructions to list.
 
     Yields:
-      (step, {name: number}), see `measure`.
+      (step, {name: number}, lines): see `measure` and `traffic_table`.
 
     Raises:
       ValueError: unknown topology, chip or step, or a teacher is missing.
     """
-    chip = CHIPS.get(topology.split(':')[0])
-    if chip is None:
+    version, _, shape = topology.partition(':')
+    if version not in CHIPS or not re.fullmatch(r'\d+(x\d+){1,2}', shape):
         raise ValueError(f'--topology={topology}: expected one of {sorted(CHIPS)} and a '
                          'shape, such as v5e:2x4.')
+    chip = CHIPS[version]
     unknown = sorted(set(names) - set(STEPS))
     if unknown:
         raise ValueError(f'--steps: unknown {unknown}; expected some of {list(STEPS)}.')
+    sides = [int(side) for side in shape.split('x')]
+    # Machines have four chips, 2 x 2, unless the slice itself is smaller.
+    host = {} if math.prod(sides) >= 4 else {
+        'chips_per_host_bounds': (sides + [1, 1])[:3]}
     try:
         devices = topologies.get_topology_desc(
-            platform='tpu', topology_name=topology).devices
+            platform='tpu', topology_name=topology, **host).devices
     except Exception as error:  # of the plugin: no libtpu, or a slice that is not sold
         raise ValueError(
             f"--topology={topology}: {error}. Is libtpu installed (pip install -e "
@@ -153,7 +283,7 @@ def run(config, topology, per_device_batch, names, teacher_config=None):
                          f'image for each of {len(devices)} cores: pass '
                          '--per_device_batch.')
     teacher, variables = None, None
-    if config.loss.distillation_weight:
+    if config.loss.distillation_weight and 'g' in names:
         if teacher_config is None:
             raise ValueError('this config distils from a teacher: pass its config as '
                              '--teacher_config, or --config.loss.distillation_weight=0.')
@@ -162,30 +292,66 @@ def run(config, topology, per_device_batch, names, teacher_config=None):
         variables = state_lib.abstract_deployed(teacher_config)
     models = state_lib.build_models(config)
     steps = steps_lib.make_steps(models, train.settings_of(config), teacher, devices)
-    functions = dict(zip(STEPS, (steps.prepare, steps.g, steps.d, steps.r1)))
+    functions = dict(zip(STEPS, (steps.prepare, steps.g, steps.d, steps.r1,
+                                 deployed_forward(config, devices))))
     arguments = abstract_arguments(config, models, devices, batch, variables)
     for name in names:
-        yield name, {'images_per_core': batch, 'cores': len(devices),
-                     **measure(functions[name], arguments[name], batch, chip)}
+        began = time.perf_counter()
+        compiled = functions[name].lower(*arguments[name]).compile()
+        figures = {'images_per_core': batch, 'cores': len(devices),
+                   'compile_s': time.perf_counter() - began,
+                   **measure(compiled, batch, chip)}
+        yield name, figures, (
+            traffic_table(compiled.as_text(), batch, top) if top else [])
+
+
+def training_bound(steps, r1_interval, kimg):
+    """What the rooflines of the steps allow at best.
+
+    Every iteration takes one G and one D step (and the masks, if measured), every
+    r1_interval-th an R1 step; each takes the longer of its compute and memory times.
+
+    Args:
+      steps: {step: figures}, see `measure`.
+      r1_interval: of the config.
+      kimg: thousands of images of the whole training.
+
+    Returns:
+      {'iteration_ms', 'images_per_s', 'days'}; {} unless g, d and r1 were measured.
+    """
+    if not {'g', 'd', 'r1'} <= steps.keys():
+        return {}
+    share = {'prepare': 1, 'g': 1, 'd': 1, 'r1': 1 / r1_interval}
+    time_ms = sum(share[name] * max(figures['compute_ms'], figures['memory_ms'])
+                  for name, figures in steps.items() if name in share)
+    images = steps['g']['images_per_core'] * steps['g']['cores']
+    images_per_s = images / time_ms * 1e3
+    return {'iteration_ms': time_ms, 'images_per_s': images_per_s,
+            'days': kimg * 1e3 / images_per_s / 86400}
+
+
+def print_figures(title, figures):
+    print(title)
+    for field, value in figures.items():
+        print(f'  {field:16} {value:.4g}', flush=True)
 
 
 def main(argv):
-    if len(argv) > 1:
-        sys.exit(f'error: unexpected argument {argv[1]}; all input is given by flags')
+    del argv
     args = flags.FLAGS
     results = {}
-    try:
-        for name, figures in run(args.config, args.topology, args.per_device_batch,
-                                 args.steps, args.teacher_config):
-            results[name] = figures
-            print(name)
-            for field, value in figures.items():
-                print(f'  {field:16} {value:.4g}', flush=True)
-            if figures['memory_share'] > 1:
-                print('  does NOT fit: use fewer images per core')
-    except ValueError as error:
-        sys.exit(f'error: {error}')
-    print(json.dumps({'topology': args.topology, 'steps': results}))
+    for name, figures, lines in run(
+            args.config, args.topology, args.per_device_batch, args.steps,
+            args.teacher_config, args.top):
+        results[name] = figures
+        print_figures(name, figures)
+        if figures['memory_share'] > 1:
+            print('  does NOT fit: use fewer images per core')
+        print(*lines, sep='\n', end='\n' if lines else '', flush=True)
+    bound = training_bound(results, args.config.loss.r1_interval, args.config.train.kimg)
+    if bound:
+        print_figures('training, at best', bound)
+    print(json.dumps({'topology': args.topology, 'steps': results, 'bound': bound}))
 
 
 if __name__ == '__main__':
@@ -195,5 +361,6 @@ if __name__ == '__main__':
     flags.DEFINE_integer('per_device_batch', 0,
                          "Images per core; default: the config's batch over all cores.")
     flags.DEFINE_list('steps', list(STEPS), 'Which steps.')
+    flags.DEFINE_integer('top', 0, 'How many instructions to list, most bytes first.')
     flags.mark_flags_as_required(['config'])
-    app.run(main)
+    cli.run(main)

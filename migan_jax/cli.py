@@ -1,0 +1,194 @@
+"""Command line manners: help that fits a screen, errors in one line, exit codes, progress.
+
+Exit codes: 0 fine; 1 refused or failed, and stderr says why; 130 stopped with Ctrl-C.
+Nothing is coloured. What moves (progress) is shown on terminals only.
+"""
+
+import os
+import re
+import shutil
+import sys
+import textwrap
+import time
+
+from absl import app
+from absl import flags
+
+from migan_jax.progress import duration
+
+INTERRUPTED = 130
+
+_WIDTH = 96
+# Where the descriptions of flags begin.
+_COLUMN = 26
+
+
+class Failed(Exception):
+    """Something that the caller can put right; each line of the message is one error."""
+
+
+def run(main, arguments=False):
+    """Runs a tool as a program; does not return.
+
+    ValueError and OSError, which tools raise for what they are given, become lines on
+    stderr that begin with 'error:'. Any other exception becomes one line with its
+    type. `--debug` shows the traceback of either.
+
+    Args:
+      main: function of argv without flags, as of `app.run`; what it returns is the
+        exit code, None is 0.
+      arguments: whether it takes arguments besides flags.
+    """
+    flags.DEFINE_bool('debug', False, 'Show the traceback of an error.',
+                      module_name=sys.argv[0])
+    app.run(lambda argv: _guarded(main, argv, arguments), flags_parser=_parse)
+
+
+def _parse(argv):
+    """Parses flags; prints help, or says in one line what is wrong with them."""
+    if {'-h', '-help', '--help'} & set(argv[1:]):
+        try:
+            print(help_text())
+        except BrokenPipeError:
+            _forget_stdout()
+        sys.exit(0)
+    try:
+        return flags.FLAGS(argv)
+    # Not only flags.Error: a config file is Python, and is run by its flag.
+    except Exception as error:
+        if '--debug' in argv:
+            raise
+        text = _one_line(error)
+        if missing := re.match(r'flag --(\w+)=None: ', text):
+            text = f'--{missing[1]} is missing'
+        elif not isinstance(error, (flags.Error, OSError)):
+            text = f'{type(error).__name__}: {text}'
+        sys.exit(f'error: {text} (--help lists the flags)')
+
+
+def _guarded(main, argv, arguments):
+    """Calls main; exceptions become lines and an exit code."""
+    try:
+        if len(argv) > 1 and not arguments:
+            raise Failed(f'unexpected argument {argv[1]}; all input is given by flags')
+        code = main(argv)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print('error: interrupted', file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `head` does.
+        _forget_stdout()
+        return 1
+    except Exception as error:
+        if flags.FLAGS.debug:
+            raise
+        if isinstance(error, (Failed, ValueError, OSError)) and str(error):
+            lines = str(error).splitlines()
+        elif isinstance(error, MemoryError):
+            lines = ['out of memory: ' + (_one_line(error) or 'use smaller pictures, a '
+                                          'smaller batch or fewer images at a time')]
+        else:
+            lines = [f'{type(error).__name__}: {_one_line(error)} (not foreseen; '
+                     '--debug shows the traceback)']
+        for line in lines:
+            print(f'error: {line}', file=sys.stderr)
+        return 1
+
+
+def _one_line(error):
+    return ' '.join(str(error).split())
+
+
+def _forget_stdout():
+    """Keeps the interpreter from complaining at its end that stdout is closed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def help_text():
+    """The program's docstring, and its own flags with a line or two for each."""
+    program = sys.modules['__main__']
+    lines = [(program.__doc__ or '').strip(), '', 'Flags:']
+    for flag in sorted(flags.FLAGS.get_key_flags_for_module(sys.argv[0]),
+                       key=lambda flag: (flag.name == 'debug', not _required(flag))):
+        lines += _help_of(flag)
+    return '\n'.join(lines)
+
+
+def _required(flag):
+    # absl keeps `required=True` in the validators of FLAGS, not in the flag.
+    return any('must have a value other than None' in str(validator.message)
+               for validator in flag.validators)
+
+
+def _help_of(flag):
+    """Lines of one flag."""
+    kind = flag.flag_type()
+    name = f'  --[no]{flag.name}' if flag.boolean else f'  --{flag.name}='
+    text = ' '.join((flag.help or '').split())
+    if _required(flag):
+        text = f'(required) {text}'
+    elif not flag.boolean and flag.default not in (None, '', []) and kind != 'config object':
+        shown = ','.join(flag.default) if isinstance(flag.default, list) else flag.default
+        text += f' [{shown}]'
+    wrapped = textwrap.wrap(text, _WIDTH - _COLUMN) or ['']
+    if len(name) >= _COLUMN:
+        return [name, *(' ' * _COLUMN + line for line in wrapped)]
+    return [name.ljust(_COLUMN) + wrapped[0],
+            *(' ' * _COLUMN + line for line in wrapped[1:])]
+
+
+# --- progress -------------------------------------------------------------------
+
+
+class Status:
+    """A line on the terminal that is written over; nothing elsewhere.
+
+    A context that leaves the line empty.
+
+    Args:
+      stream: stderr by default, as stdout is for results.
+
+    Attributes:
+      shown: whether there is a terminal.
+    """
+
+    def __init__(self, stream=None):
+        self._stream = sys.stderr if stream is None else stream
+        self.shown = self._stream.isatty()
+        self._length = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.show('')
+
+    def show(self, text):
+        """Shows a line in place of the last one; '' removes it."""
+        if self.shown and (text or self._length):
+            text = text[:shutil.get_terminal_size().columns - 1]
+            print('\r' + text.ljust(self._length), end='' if text else '\r',
+                  file=self._stream, flush=True)
+            self._length = len(text)
+
+
+def progress(items, what, stream=None):
+    """Yields items; on a terminal says how far it is, from the first second on.
+
+    Args:
+      items: to be worked through, with a length.
+      what: they are, such as 'pictures'.
+      stream: of `Status`.
+    """
+    total = len(items)
+    began = shown = time.monotonic()
+    with Status(stream) as status:
+        for done, item in enumerate(items):
+            now = time.monotonic()
+            if done and now - shown >= 1:
+                shown = now
+                left = (now - began) / done * (total - done)
+                status.show(f'{done:,} of {total:,} {what}, {duration(left)} left')
+            yield item

@@ -1,0 +1,142 @@
+"""Manners of every tool: help that fits a screen, one-line errors, exit codes."""
+
+import io
+import pathlib
+
+import pytest
+
+from docs_test import Sandbox
+from docs_test import shims   # a fixture: pylint: disable=unused-import
+from migan_jax import cli
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Every program: a new tool is covered as soon as it is there.
+TOOLS = sorted(path.name for path in (ROOT / 'tools').glob('*.py')
+               if "__name__ == '__main__'" in path.read_text())
+PROGRAMS = ['-m migan_jax.main', *(f'{ROOT}/tools/{name}' for name in TOOLS)]
+HEIGHT, WIDTH = 50, 100
+
+
+@pytest.fixture(scope='module')
+def sandbox(tmp_path_factory, shims):
+    return Sandbox(tmp_path_factory.mktemp('cli'), *shims)
+
+
+@pytest.mark.parametrize('program', PROGRAMS)
+def test_help_fits_a_screen(program, sandbox):
+    code, out, err = sandbox.ask(f'python {program} --help')
+    assert (code, err) == (0, '')
+    lines = out.splitlines()
+    assert len(lines) <= HEIGHT, len(lines)
+    assert max(map(len, lines)) <= WIDTH
+    shown = program.removeprefix(f'{ROOT}/')
+    assert f'python {shown} ' in out, 'no example'
+    assert '--[no]debug' in out
+    # Flags of libraries are not shown, colours neither.
+    assert '--[no]alsologtostderr' not in out and '\x1b' not in out
+
+
+@pytest.mark.parametrize('program', PROGRAMS)
+def test_a_wrong_flag_is_one_line(program, sandbox):
+    code, out, err = sandbox.ask(f'python {program} --no_such_flag=1')
+    assert (code, out) == (1, '')
+    line, = err.splitlines()
+    assert line.startswith("error: Unknown command line flag 'no_such_flag'")
+    assert '--help' in line
+
+
+@pytest.mark.parametrize('program', PROGRAMS)
+def test_a_wrong_value_is_one_line(program, sandbox):
+    code, out, err = sandbox.ask(f'python {program} --debug=perhaps')
+    assert (code, out) == (1, '')
+    # The value is wrong, and so --debug is not on.
+    line, = err.splitlines()
+    assert line.startswith('error: flag --debug=perhaps: ')
+
+
+_TOOL = '''
+"""Fails as told.
+
+    python fail.py --how=ValueError
+"""
+import sys
+import time
+from absl import flags
+from migan_jax import cli
+
+def main(argv):
+    how = flags.FLAGS.how
+    if how == 'number':
+        return 3
+    if how == 'much':
+        for i in range(100_000):
+            print(i)
+        return
+    if how == 'nothing':
+        for _ in cli.progress(range(3), 'naps'):
+            time.sleep(0.01)
+        return
+    errors = {'ValueError': ValueError, 'OSError': OSError, 'KeyError': KeyError,
+              'MemoryError': MemoryError, 'Failed': cli.Failed,
+              'KeyboardInterrupt': KeyboardInterrupt}
+    raise errors[how]('one\\ntwo')
+
+if __name__ == '__main__':
+    flags.DEFINE_string('how', None, 'What happens.', required=True)
+    cli.run(main)
+'''
+
+
+@pytest.fixture(scope='module')
+def failing(sandbox):
+    (sandbox.folder / 'fail.py').write_text(_TOOL)
+    return lambda flags: sandbox.ask(f'python fail.py {flags}')
+
+
+@pytest.mark.parametrize('how, code, lines', [
+    ('ValueError', 1, ['error: one', 'error: two']),
+    ('OSError', 1, ['error: one', 'error: two']),
+    ('Failed', 1, ['error: one', 'error: two']),
+    ('MemoryError', 1, ['error: out of memory: one two']),
+    ('KeyError', 1, ["error: KeyError: 'one\\ntwo' (not foreseen; --debug shows the "
+                     'traceback)']),
+    ('KeyboardInterrupt', cli.INTERRUPTED, ['error: interrupted']),
+    ('number', 3, []), ('nothing', 0, [])])
+def test_exit_codes(how, code, lines, failing):
+    assert failing(f'--how={how}') == (code, '', ''.join(f'{line}\n' for line in lines))
+
+
+def test_debug_shows_the_traceback(failing):
+    code, _, err = failing('--how=ValueError --debug')
+    assert code == 1 and 'Traceback' in err and "ValueError: one" in err
+
+
+def test_required_and_unexpected_arguments(failing):
+    assert failing('') == (1, '', 'error: --how is missing (--help lists the flags)\n')
+    assert failing('--how=nothing more') == (
+        1, '', 'error: unexpected argument more; all input is given by flags\n')
+
+
+def test_a_reader_that_goes_away(failing):
+    """`tool | head -1` ends without a word."""
+    code, out, err = failing('--how=much | head -1')
+    assert (code, out, err) == (0, '0\n', '')
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_for_terminals_and_leaves_nothing(monkeypatch):
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr(cli.time, 'monotonic', lambda: next(clock))
+    terminal, file = Terminal(), io.StringIO()
+    assert list(cli.progress('abc', 'pictures', stream=terminal)) == list('abc')
+    assert list(cli.progress('abc', 'pictures', stream=file)) == list('abc')
+    assert file.getvalue() == ''
+    text = terminal.getvalue()
+    assert '1 of 3 pictures, 0:00:08 left' in text
+    assert '\x1b' not in text
+    *_, last, end = text.split('\r')
+    assert last.strip() == '' and end == ''
