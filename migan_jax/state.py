@@ -132,8 +132,13 @@ def lazy_optimizer(learning_rate, interval, branches):
 
 
 def activation_dtype(name):
-    """The dtype that a config calls 'float32' or 'bfloat16'."""
+    """The dtype that a config calls 'float32' or 'bfloat16'.
+
+    With JAX_ENABLE_X64=1 also 'float64', for comparisons without rounding.
+    """
     dtypes = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+    if jax.config.jax_enable_x64:
+        dtypes['float64'] = jnp.float64
     if name not in dtypes:
         raise ValueError(f'dtype is {name!r}; expected one of {sorted(dtypes)} '
                          '(config.model.dtype, config.teacher.dtype).')

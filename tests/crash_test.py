@@ -52,15 +52,17 @@ def check_killed_runs(folder, steps, trials):
     workdir, draw = folder / 'run', random.Random(0)
     torn, resumed = 0, []
     for trial in range(trials):
-        run, delay, started = Run(workdir, steps, OFTEN, cache=cache), draw.random(), []
+        run = Run(workdir, steps, OFTEN, cache=cache)
+        # A line for every second iteration: in all trials half of the run at most.
+        lines, delay, started = draw.randint(1, steps // (4 * trials)), draw.random(), []
 
         def moment(text):
-            if 'iterations' not in text:
+            if text.count(' kimg, ') < lines:
                 return False
             if trial % 2 == 0:
                 return half_written(workdir) and complete(workdir)
             started.append(time.monotonic())
-            return started[-1] - started[0] > delay
+            return started[-1] - started[0] > delay / 4
 
         assert kill(run, moment), run.text()
         torn += half_written(workdir)
