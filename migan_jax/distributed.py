@@ -6,6 +6,8 @@ import pathlib
 
 from absl import logging
 import jax
+from jax.experimental import multihost_utils
+import numpy as np
 
 # A process that does not answer for so long counts as dead, and the others end too.
 HEARTBEAT_S = 30
@@ -82,3 +84,8 @@ def initialize(coordinator_address=None, num_processes=None, process_id=None):
         ) from error
     logging.info('process %d of %d, %d of %d devices are here', jax.process_index(),
                  jax.process_count(), jax.local_device_count(), jax.device_count())
+    # A first collective connects its devices, and on CPU fails if one process comes 30 s
+    # after another. Here they come together; later each reads and compiles for itself.
+    multihost_utils.sync_global_devices('start')   # one device of each process
+    jax.block_until_ready(jax.pmap(lambda x: jax.lax.psum(x, 'devices'), 'devices')(
+        np.ones(jax.local_device_count(), np.float32)))   # all, as in the steps
