@@ -1,6 +1,6 @@
 """One image file -> u8[H, W, 3], and the resizing that everything shares.
 
-Only numpy and Pillow. Training, evaluation and the command line tools decode and
+Without JAX. Training, evaluation and the command line tools decode and
 squash with these functions, so that they agree on what a file looks like.
 
 What a file's pixels become:
@@ -19,12 +19,15 @@ not a regular file: a pipe would never end.
 
 import collections
 import contextlib
+import io
 import os
 import pathlib
 import stat
 
 import numpy as np
 from PIL import Image
+
+from migan_jax import storage
 
 # Pillow warns beyond this size and refuses beyond twice of it.
 MAX_PIXELS = 89_478_485
@@ -276,3 +279,15 @@ def by_stem(folder):
         raise ValueError(f'{shown(folder)}: no image in this folder (looked for '
                          f'{", ".join(s[1:] for s in SUFFIXES)})')
     return found
+
+
+def png(pixels):
+    """u8[H, W, 3] or u8[H, W] as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+def write_png(pixels, path):
+    """Writes u8[H, W, 3] or u8[H, W]; `path` is either complete or what it was before."""
+    storage.write_atomically(path, png(pixels))

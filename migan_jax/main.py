@@ -18,6 +18,7 @@ import tensorflow as tf
 from migan_jax import cli
 from migan_jax import distributed
 from migan_jax import state
+from migan_jax import storage
 from migan_jax import train
 from migan_jax.preemption import Preempted
 from migan_jax.progress import TrainingDiverged
@@ -40,7 +41,7 @@ def main(argv):
         tf.config.set_visible_devices([], kind)
     if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
         jax.config.update('jax_compilation_cache_dir', os.fspath(
-            state.path_of(_WORKDIR.value).parent / '.jax_cache'))
+            storage.path_of(_WORKDIR.value).parent / '.jax_cache'))
     logging.set_verbosity(logging.INFO)
     state.quiet_logs()
     try:

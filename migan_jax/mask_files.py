@@ -3,6 +3,8 @@
 Mask polarity: 255 (white) = known, 0 (black) = hole, unless `invert` says otherwise.
 """
 
+import pathlib
+
 import numpy as np
 
 from migan_jax import images as image_files
@@ -99,6 +101,48 @@ def files_of(folder, stems, what):
             f'{listed(unused) or "none"}. A {what} has the name of its image, '
             'extension aside.')
     return {s: found[s] for s in stems}
+
+
+def match(images, masks):
+    """Which mask belongs to which image.
+
+    A mask has the path of its image below its folder, extensions aside; two single files
+    belong together whatever their names are.
+
+    Args:
+      images: path of an image or a folder.
+      masks: path of a mask or a folder.
+
+    Returns:
+      [(stem, image path, mask path)], sorted by stem, and the masks of a folder that have
+      no image in the other.
+
+    Raises:
+      ValueError: no such files, or images without a mask; each line begins with
+        'images=' or 'masks='.
+    """
+    found, errors = {}, []
+    for name, path in (('images', images), ('masks', masks)):
+        path = pathlib.Path(path)
+        try:
+            found[name] = ({path.stem: path} if path.is_file()
+                           else image_files.by_stem(path))
+        except ValueError as error:
+            errors += [f'{name}={line}' for line in str(error).splitlines()]
+    if errors:
+        raise ValueError('\n'.join(errors))
+    pictures, known = found['images'], found['masks']
+    single = pathlib.Path(images).is_file()
+    if single and pathlib.Path(masks).is_file():
+        known = dict(zip(pictures, known.values()))
+    missing = [pictures[stem] for stem in sorted(pictures.keys() - known.keys())]
+    if missing:
+        raise ValueError(
+            f'masks={image_files.shown(masks)} has no mask for {listed(missing)} (a mask '
+            'has the name of its image, extension aside)')
+    unused = [known[stem] for stem in sorted(known.keys() - pictures.keys())]
+    pairs = [(stem, pictures[stem], known[stem]) for stem in sorted(pictures)]
+    return pairs, [] if single else unused
 
 
 def check_sizes(files, resolution, what):

@@ -23,10 +23,12 @@ from migan_jax import inpaint
 from migan_jax import masks as masks_lib
 from migan_jax import scoring
 from migan_jax import state as state_lib
+from migan_jax import storage
 from migan_jax.metrics import fid
 from migan_jax.metrics import ids
 from migan_jax.metrics import inception
 from migan_jax.metrics.bootstrap import confidence_interval
+from migan_jax.progress import duration
 
 # Images in one stored part: what an interruption can cost at most.
 PART = 128
@@ -180,7 +182,7 @@ class Parts:
         """Stores {name: array} atomically."""
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
-        state_lib.write_atomically(self._path(key), buffer.getvalue())
+        storage.write_atomically(self._path(key), buffer.getvalue())
 
 
 def key_of(*content):
@@ -216,12 +218,6 @@ class Progress:
         left = (now - self._started) / fresh * (self._total - self._done)
         self._say(f'{self._what}: {self._done:,} of {self._total:,} images, '
                   f'{duration(max(left, 0))} left')
-
-
-def duration(seconds):
-    """h:mm:ss."""
-    seconds = round(seconds)
-    return f'{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}'
 
 
 def stem(name):

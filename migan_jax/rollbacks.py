@@ -4,6 +4,7 @@ import json
 import os
 
 from migan_jax import state as state_lib
+from migan_jax import storage
 
 
 class Rollbacks:
@@ -21,11 +22,11 @@ class Rollbacks:
         """
         self._path = os.path.join(workdir, 'rollbacks.json')
         self._events = []
-        if state_lib.path_of(self._path).exists():
+        if storage.path_of(self._path).exists():
             try:
                 self._events = [
                     (int(event['from']), int(event['to']))
-                    for event in json.loads(state_lib.path_of(self._path).read_text())]
+                    for event in json.loads(storage.path_of(self._path).read_text())]
             except (ValueError, KeyError, TypeError) as error:
                 raise state_lib.CheckpointError(
                     f'{self._path} is not readable as a list of rollbacks ({error!r}); '
@@ -43,4 +44,4 @@ class Rollbacks:
         self._events.append((start, end))
         if write:
             text = json.dumps([{'from': a, 'to': b} for a, b in self._events])
-            state_lib.write_atomically(self._path, (text + '\n').encode())
+            storage.write_atomically(self._path, (text + '\n').encode())

@@ -18,6 +18,7 @@ import numpy as np
 
 from migan_jax import inpaint
 from migan_jax import state as state_lib
+from migan_jax import storage
 from migan_jax.metrics import fid
 from migan_jax.metrics import inception
 from migan_jax.metrics import lpips
@@ -134,7 +135,7 @@ def write_networks(path, protocol, loaded):
              'missing': loaded.missing}
     buffer = io.BytesIO()
     np.savez(buffer, **{_ABOUT: json.dumps(about)}, **arrays)
-    state_lib.write_atomically(path, buffer.getvalue())
+    storage.write_atomically(path, buffer.getvalue())
 
 
 def read_networks(path):

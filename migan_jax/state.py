@@ -11,11 +11,9 @@ import functools
 import json
 import logging as py_logging
 import math
-import os
 from typing import Any, NamedTuple
 
 from absl import logging
-from etils import epath
 from flax import jax_utils
 from flax import linen as nn
 from flax import struct
@@ -28,6 +26,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from migan_jax import comodgan
+from migan_jax import storage
 from migan_jax.discriminator import Discriminator
 from migan_jax.fuse import fuse
 from migan_jax.fuse import unfold
@@ -270,27 +269,8 @@ def quiet_logs():
         and ('xla_bridge' not in record.pathname or record.levelno >= py_logging.ERROR))
 
 
-def path_of(directory, *names):
-    """A path below a directory, local or on Cloud Storage (gs://)."""
-    if '://' not in os.fspath(directory):
-        directory = os.path.abspath(directory)
-    return epath.Path(directory).joinpath(*names)
-
-
-def write_atomically(path, data):
-    """Writes bytes so that `path` is never seen half-written."""
-    path = path_of(path)
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def _config_path(directory):
-    return path_of(directory, 'config.json')
+    return storage.path_of(directory, 'config.json')
 
 
 def has_config(directory):
@@ -301,7 +281,7 @@ def has_config(directory):
 def save_config(config, directory):
     """Writes DIR/config.json atomically."""
     text = json.dumps(json.loads(config.to_json_best_effort()), indent=2, sort_keys=True)
-    write_atomically(_config_path(directory), (text + '\n').encode())
+    storage.write_atomically(_config_path(directory), (text + '\n').encode())
 
 
 def load_config(directory):
@@ -377,12 +357,12 @@ def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', read_on
         # What an interrupted save left.
         cleanup_tmp_directories=not read_only,
         enable_async_checkpointing=not read_only)
-    return ocp.CheckpointManager(path_of(directory, 'checkpoints'), options=options)
+    return ocp.CheckpointManager(storage.path_of(directory, 'checkpoints'), options=options)
 
 
 def has_checkpoint(directory):
     """Whether a finished checkpoint lies in DIR/checkpoints."""
-    if not path_of(directory, 'checkpoints').is_dir():
+    if not storage.path_of(directory, 'checkpoints').is_dir():
         return False
     with contextlib.closing(checkpoint_manager(directory, read_only=True)) as manager:
         return manager.latest_step() is not None
@@ -455,7 +435,7 @@ def save_deployed(directory, config, variables):
     with config.unlocked():
         config.deployed = True
     check_same_arrays(abstract_deployed(config), variables, 'the config', 'the weights')
-    path_of(directory).mkdir(parents=True, exist_ok=True)
+    storage.path_of(directory).mkdir(parents=True, exist_ok=True)
     manager = checkpoint_manager(directory)
     manager.save(0, args=ocp.args.StandardSave(variables))
     manager.wait_until_finished()
@@ -500,7 +480,7 @@ def open_checkpoint(directory):
       CheckpointError: no checkpoint there.
     """
     config = load_config(directory)
-    if not path_of(directory, 'checkpoints').is_dir():
+    if not storage.path_of(directory, 'checkpoints').is_dir():
         raise CheckpointError(f'{directory} has a config.json but no checkpoints yet: '
                               'train on, or name another directory.')
     manager = checkpoint_manager(

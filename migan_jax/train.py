@@ -1,20 +1,20 @@
 """The training loop: data -> steps -> metrics -> checkpoints.  Nothing numeric here."""
 
 import contextlib
-import io
 import math
 import os
 import time
 
 from absl import logging
 import jax
-from PIL import Image
 
 from migan_jax import data
 from migan_jax import evaluation
+from migan_jax import images as image_files
 from migan_jax import inputs
 from migan_jax import state as state_lib
 from migan_jax import steps as steps_lib
+from migan_jax import storage
 from migan_jax.checkpoints import Checkpoints
 from migan_jax.preemption import Notice
 from migan_jax.preemption import Preempted
@@ -43,13 +43,6 @@ def settings_of(config):
 def steps_of(kimg, batch_size):
     """Iterations in a number of thousand images, at least 1."""
     return max(1, math.ceil(kimg * 1000 / batch_size))
-
-
-def write_png(image, path):
-    """Writes u8[H, W, 3] as a PNG, atomically."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, 'PNG')
-    state_lib.write_atomically(path, buffer.getvalue())
 
 
 def train(config, workdir):
@@ -126,7 +119,7 @@ class _Run:
             state = state_lib.warm_start(state, config, config.init_from)
         self._is_main = jax.process_index() == 0
         if self._is_main:
-            state_lib.path_of(workdir, 'samples').mkdir(parents=True, exist_ok=True)
+            storage.path_of(workdir, 'samples').mkdir(parents=True, exist_ok=True)
             state_lib.save_config(config, workdir)
         self._writer = metric_writers.create_default_writer(
             workdir, just_logging=not self._is_main, asynchronous=True)
@@ -269,7 +262,7 @@ class _Run:
         if self._is_main:
             name = f'{self._step * self._batch_size / 1000:09.2f}kimg.png'
             with self._figures():
-                write_png(grid, os.path.join(self._workdir, 'samples', name))
+                image_files.write_png(grid, os.path.join(self._workdir, 'samples', name))
                 self._writer.write_images(self._step, {'samples': grid[None]})
         logging.info('evaluation at %s kimg: %s', self._kimg(), ', '.join(
             f'{name} {value:.4g}' for name, value in figures.items()))

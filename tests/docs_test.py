@@ -491,7 +491,7 @@ def template(tmp_path_factory, shims):
 # What a document's readers have before they begin: the rest of the template is moved out
 # of the way, as its commands are to make it.
 _MADE_BY = {
-    'README.md': ['models', 'runs/comodgan_quickstart', 'runs/mine'],
+    'README.md': ['models', 'runs/mine'],
     'docs/your_data.md': ['runs/mine'],
     'docs/getting_started.md': ['photos', 'masks', 'models', 'export'],
     'docs/converting.md': ['models', 'export', 'migan.onnx'],

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from migan_jax import storage
+
 ROOT = pathlib.Path(__file__).parents[1]
 TOOL = ROOT / 'tools' / 'inpaint.py'
 R = 16
@@ -283,11 +285,12 @@ def test_a_failed_write_leaves_the_former_result(folders, monkeypatch):
     target, = run(folders)
     former = target.read_bytes()
 
-    def fails(self, path, *arguments):
-        pathlib.Path(path).write_bytes(b'half a file')
+    def fails(self, data):
+        with open(self, 'wb') as file:
+            file.write(data[:len(data) // 2])
         raise OSError('disk full')
 
-    monkeypatch.setattr(Image.Image, 'save', fails)
+    monkeypatch.setattr(type(storage.path_of(target)), 'write_bytes', fails)
     with pytest.raises(OSError, match='disk full'):
         run(folders)
     assert target.read_bytes() == former

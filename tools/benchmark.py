@@ -33,6 +33,7 @@ from migan_jax import cli
 from migan_jax import inputs
 from migan_jax import state as state_lib
 from migan_jax import steps as steps_lib
+from migan_jax import storage
 from migan_jax import train
 
 
@@ -123,7 +124,7 @@ def run_all(out):
         results[name] = (json.loads(lines[-1]) if done.returncode == 0 else
                          {'exit_code': done.returncode, 'last_line': lines[-1]})
         # After each: hours of work must not wait for the last.
-        state_lib.write_atomically(out, (json.dumps(results, indent=1) + '\n').encode())
+        storage.write_atomically(out, (json.dumps(results, indent=1) + '\n').encode())
     return not any('exit_code' in result for result in results.values())
 
 

@@ -36,13 +36,14 @@ import numpy as np
 import make_masks
 from migan_jax import cli
 from migan_jax import data
+from migan_jax import images as image_files
 from migan_jax import inpaint
 from migan_jax import inputs
 from migan_jax import mask_files
 from migan_jax import predictions
 from migan_jax import scoring
 from migan_jax import state as state_lib
-from migan_jax import train
+from migan_jax import storage
 from migan_jax.images import shown
 from migan_jax.metrics import inception
 from migan_jax.metrics import lpips
@@ -406,10 +407,10 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
                          source, ranges, outcomes)
     text = markdown(report, ranges, outcomes, metrics, options, method)
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    state_lib.write_atomically(
+    storage.write_atomically(
         f'{out}.json', json.dumps(finite(report), indent=1, allow_nan=False).encode())
-    state_lib.write_atomically(f'{out}.md', text.encode(errors='backslashreplace'))
-    train.write_png(grid, f'{out}.png')
+    storage.write_atomically(f'{out}.md', text.encode(errors='backslashreplace'))
+    image_files.write_png(grid, f'{out}.png')
     return report['summary']
 
 

@@ -25,7 +25,6 @@ import sys
 
 from absl import flags
 import numpy as np
-from PIL import Image
 
 from migan_jax import cli
 from migan_jax import images as image_files
@@ -71,7 +70,9 @@ def run(generate, resolution, images, masks, out, invert_mask=False, mode='resiz
         picture = image_files.decode(image)
         known, _ = mask_files.read(mask, invert_mask)
         levels = np.where(known, 255, 0).astype(np.uint8)
-        write_png(inpaint_picture(generate, picture, levels, resolution), target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        image_files.write_png(
+            inpaint_picture(generate, picture, levels, resolution), target)
     return [target for _, _, target in jobs]
 
 
@@ -87,7 +88,12 @@ def check(images, masks, out, invert_mask, overwrite=False):
         InputError: see `run`.
     """
     images, masks, out = pathlib.Path(images), pathlib.Path(masks), pathlib.Path(out)
-    pairs = match(images, masks)
+    try:
+        pairs, unused = mask_files.match(images, masks)
+    except ValueError as error:
+        raise InputError('\n'.join(f'--{line}' for line in str(error).splitlines())) from error
+    if unused:
+        warn(f'no image in {shown(images)} for the mask {listed(unused)}')
     jobs = [(image, mask, out / f'{stem}.png') for stem, image, mask in pairs]
     errors = [] if overwrite else check_apart(images, masks, out, jobs)
     if out.exists() and not out.is_dir():
@@ -153,43 +159,6 @@ def check(images, masks, out, invert_mask, overwrite=False):
     return jobs
 
 
-def match(images, masks):
-    """[(stem, image path, mask path)], sorted by stem; InputError if any is missing."""
-    errors = []
-    found = {}
-    for name, path in (('images', images), ('masks', masks)):
-        try:
-            found[name] = by_stem(path, name)
-        except InputError as error:
-            errors.append(str(error))
-    if errors:
-        raise InputError('\n'.join(errors))
-    pictures, known = found['images'], found['masks']
-    if images.is_file() and masks.is_file():
-        known = {images.stem: masks}
-    missing = [pictures[stem] for stem in sorted(pictures.keys() - known.keys())]
-    if missing:
-        raise InputError(
-            f'--masks={shown(masks)} has no mask for {listed(missing)} (a mask has the '
-            'name of its image, extension aside)'
-        )
-    unused = [known[stem] for stem in sorted(known.keys() - pictures.keys())]
-    if unused and not images.is_file():
-        warn(f'no image in {shown(images)} for the mask {listed(unused)}')
-    return [(stem, pictures[stem], known[stem]) for stem in sorted(pictures)]
-
-
-def by_stem(path, flag):
-    """{relative path without extension: path} of the images in a file or folder."""
-    if path.is_file():
-        return {path.stem: path}
-    try:
-        return image_files.by_stem(path)
-    except ValueError as error:
-        raise InputError('\n'.join(
-            f'--{flag}={line}' for line in str(error).splitlines())) from error
-
-
 def check_apart(images, masks, out, jobs):
     """Lines of complaint about results that would lie among the inputs."""
     what = f'--out={out}'
@@ -202,18 +171,6 @@ def check_apart(images, masks, out, jobs):
     inputs = {os.path.realpath(path) for job in jobs for path in job[:2]}
     return [f'{shown(what)}: a result would replace the input {shown(target)}'
             for _, _, target in jobs if os.path.realpath(target) in inputs]
-
-
-def write_png(image, path):
-    """Writes u8[H, W, 3]; `path` is either complete or what it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not from the result's name, which may be as long as names can be.
-    temporary = path.with_name(f'.{os.getpid()}.tmp')
-    try:
-        Image.fromarray(image).save(temporary, 'PNG')
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def warn(message):

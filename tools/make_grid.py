@@ -22,7 +22,7 @@ from migan_jax import cli
 from migan_jax import images as image_files
 from migan_jax import inpaint
 from migan_jax import mask_files
-from migan_jax import state as state_lib
+from migan_jax import storage
 import outputs
 
 # Spaces of a sheet, in shares of a picture's side.
@@ -135,7 +135,7 @@ def write(page, out):
     buffer = io.BytesIO()
     page.save(buffer, kind)
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    state_lib.write_atomically(out, buffer.getvalue())
+    storage.write_atomically(out, buffer.getvalue())
 
 
 def check_out(files, args, methods):

@@ -10,13 +10,11 @@ that OUT holds already are replaced; OUT in the folder of images needs --overwri
 
 import functools
 import json
-import os
 import pathlib
 
 from absl import flags
 import jax
 import numpy as np
-from PIL import Image
 
 from migan_jax import cli
 from migan_jax import images as image_files
@@ -33,14 +31,8 @@ def write_mask(path, mask):
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not from the mask's name, which may be as long as names can be.
-    partial = path.with_name(f'.{os.getpid()}.partial')
-    pixels = np.where(np.asarray(mask)[:, :, 0] > 0, 255, 0).astype(np.uint8)
-    try:
-        Image.fromarray(pixels).save(partial, format='PNG')
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    image_files.write_png(
+        np.where(np.asarray(mask)[:, :, 0] > 0, 255, 0).astype(np.uint8), path)
 
 
 def make_masks(images, out, resolution, hole_range, *, seed=0, brush_width=(12, 48),

@@ -12,17 +12,16 @@ them.  Masks: white = known.
 
 import base64
 import hashlib
-import io
 import itertools
 import json
 
 from absl import flags
 import numpy as np
-from PIL import Image
 
 import make_grid
 from migan_jax import cli
-from migan_jax import state as state_lib
+from migan_jax import images as image_files
+from migan_jax import storage
 
 _PAGE = '''<!DOCTYPE html>
 <html lang="en">
@@ -117,10 +116,8 @@ def make(rows, seed):
     def add(pixels):
         """The name of a picture on the page: its number, which betrays nothing."""
         name = f'p{len(pictures):05d}'
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, 'PNG')
         pictures[name] = 'data:image/png;base64,' + base64.b64encode(
-            buffer.getvalue()).decode()
+            image_files.png(pixels)).decode()
         return name
 
     todo = [(stem, *pair) for stem in rows
@@ -150,8 +147,8 @@ def main(argv):
     make_grid.check_out(files, args, methods)
     rows = make_grid.load(args.images, args.masks, methods, args.stems, args.rows)
     page, key = make(rows, args.seed)
-    state_lib.write_atomically(files[0], page.encode())
-    state_lib.write_atomically(files[1], json.dumps(key, indent=1).encode())
+    storage.write_atomically(files[0], page.encode())
+    storage.write_atomically(files[1], json.dumps(key, indent=1).encode())
     print(f'{len(key["pairs"])} pairs in {args.out}.html; keep {args.out}.key.json')
 
 

@@ -4,7 +4,6 @@ Mask polarity: 1 (255, white) = known, 0 = hole.
 """
 
 import math
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
@@ -57,11 +56,8 @@ def read_pictures(images, masks):
     Raises:
       ValueError: nothing there, unreadable, or sizes that differ.
     """
-    # Which mask belongs to which image is decided as in tools/inpaint.py.
-    import inpaint as inpaint_tool
-
     pictures = []
-    for _, image, mask in inpaint_tool.match(pathlib.Path(images), pathlib.Path(masks)):
+    for _, image, mask in mask_files.match(images, masks)[0]:
         known, _ = mask_files.read(mask)
         picture = Picture(image_files.decode(image), known)
         if picture.image.shape[:2] != picture.known.shape:

@@ -31,6 +31,7 @@ from migan_jax.export import onnx_quantize
 from migan_jax.export import torch_files
 from migan_jax.export import torch_module
 from migan_jax import state as state_lib
+from migan_jax import storage
 from migan_jax import torch_map
 from migan_jax.layers import channels
 from migan_jax.layers import FIR_TAPS
@@ -603,7 +604,7 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
         say('')
         print(describe(report), file=sys.stderr if 'error' in report else sys.stdout,
               flush=True)
-    state_lib.write_atomically(
+    storage.write_atomically(
         out / 'report.json', (json.dumps(reports, indent=2) + '\n').encode())
     return reports
 

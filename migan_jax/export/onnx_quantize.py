@@ -10,7 +10,7 @@ from onnx import helper
 from onnx import numpy_helper
 from onnxruntime import quantization
 
-from migan_jax import state as state_lib
+from migan_jax import storage
 
 
 def to_half(model):
@@ -140,4 +140,4 @@ def to_int8(path_in, path_out, calibration_inputs):
     # The quantiser leaves a mark of its own there.
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(model.metadata_props)
-    state_lib.write_atomically(path_out, quantized.SerializeToString())
+    storage.write_atomically(path_out, quantized.SerializeToString())

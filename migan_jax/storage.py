@@ -1,0 +1,25 @@
+"""Paths on disks and on Cloud Storage; files that are whole or not there."""
+
+import os
+
+from etils import epath
+
+
+def path_of(directory, *names):
+    """A path below a directory, local or on Cloud Storage (gs://)."""
+    if '://' not in os.fspath(directory):
+        directory = os.path.abspath(directory)
+    return epath.Path(directory).joinpath(*names)
+
+
+def write_atomically(path, data):
+    """Writes bytes so that `path` is never seen half-written."""
+    path = path_of(path)
+    # Not from the file's name, which may be as long as names can be.
+    temporary = path.with_name(f'.{os.getpid()}.tmp')
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
