@@ -89,6 +89,9 @@ def test_traffic_of_instructions():
     # bfloat16 and writes float32; tuples and bitcasts move nothing.
     assert [(size, i.name) for size, i in moved] == [
         (3 * 2 * 128, 'n'), (2 * 128, 'cd'), (64 + 128, 'f')]
+    # The fusion's result is on the chip, and the copy from there costs HBM one write.
+    assert [(size, i.name) for size, i in tool.traffic(HLO, hbm_only=True)] == [
+        (3 * 2 * 128, 'n'), (128, 'cd'), (64, 'f')]
     heading, first, second = tool.traffic_table(HLO, 2, 2)
     assert '3 instructions; the 2 that move most' in heading
     assert first.split() == ['0.00', 'n', 'f32[8,4]', 'while/neg']
@@ -97,7 +100,7 @@ def test_traffic_of_instructions():
 
 def test_training_bound():
     figures = lambda compute, memory: {
-        'compute_ms': compute, 'memory_ms': memory, 'images_per_core': 2, 'cores': 8}
+        'compute_ms': compute, 'hbm_ms': memory, 'images_per_core': 2, 'cores': 8}
     steps = {'g': figures(3.0, 5.0), 'd': figures(4.0, 1.0)}
     assert tool.training_bound(steps, 16, 50_000) == {}
     # The longer time of each; R1 every 16th iteration.

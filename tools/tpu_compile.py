@@ -4,11 +4,12 @@
         --per_device_batch=2 --teacher_config=configs/comodgan_places512.py --top=10
 
 Needs libtpu (pip install -e '.[tpu-compile]'). For every step it prints what the
-compiler counted for one core: FLOPs and bytes accessed per image, bytes of arguments
-and temporaries and whether they fit the chip's memory, all-reduced bytes, the two
-roofline times that follow, and with --top the instructions that move most bytes. Of
-g, d and r1 together: the images per second, and days for the config's images, that the
-rooflines bound. Step `generator` is the deployed generator's forward pass. The last
+compiler counted for one core: FLOPs and bytes accessed per image, those of them that go
+to HBM (the compiler counts what it has copied into the core's own memory twice), bytes
+of arguments and temporaries and whether they fit the chip's memory, all-reduced bytes,
+the roofline times that follow, and with --top the instructions that move most bytes. Of
+g, d and r1 together: the images per second, and days for the config's images, that
+compute and HBM allow at best. Step `generator` is the deployed generator's forward pass. The last
 line is JSON. A step at 256 takes minutes and 3 GB of memory.
 """
 
@@ -71,6 +72,7 @@ class Instruction(NamedTuple):
     Attributes:
       name, opcode, operands: as written; operands are names.
       shape: of its result, types and sides without layouts.
+      in_hbm: the same without the arrays that lie in the core's own memory.
       op_name: the JAX operation that it came from, '' if unknown.
       called: computations that it runs one after another (while, call, conditional).
       trips: how often a while loop runs, 1 if unknown.
@@ -79,6 +81,7 @@ class Instruction(NamedTuple):
     opcode: str
     operands: tuple
     shape: str
+    in_hbm: str
     op_name: str
     called: tuple
     trips: int
@@ -108,7 +111,9 @@ def parse_hlo(text):
             current = computations.setdefault(header[2], [])
             entry = header[2] if header[1] else entry
             continue
-        # Layouts may hold parentheses, shapes may not: layouts go first.
+        # Layouts may hold parentheses, shapes may not: layouts go first. That of an array
+        # outside HBM says so: S(1).
+        line = re.sub(r'(?<=\])\{[^{}]*S\([^{}]*\}', '!', line)
         found = re.match(r'\s+(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*)',
                          re.sub(r'(?<=\])\{[^{}]*\}', '', line))
         if current is None or not found:
@@ -124,7 +129,8 @@ def parse_hlo(text):
         trips = re.search(r'known_trip_count\W+n\W+(\d+)', rest)
         current.append(Instruction(
             name, opcode, tuple(re.findall(r'%([\w.-]+)', rest.split(')')[0])),
-            re.sub(r'/\*.*?\*/', '', shape), op_name[1] if op_name else '',
+            re.sub(r'/\*.*?\*/|!', '', shape), re.sub(r'\w+\[[\d,]*\]!', '', shape),
+            op_name[1] if op_name else '',
             tuple(called) if opcode in ('while', 'call', 'conditional') else (),
             int(trips[1]) if trips else 1))
     return computations, entry
@@ -134,7 +140,7 @@ def parse_hlo(text):
 _FREE = ('parameter', 'constant', 'bitcast', 'tuple', 'get-tuple-element')
 
 
-def traffic(text):
+def traffic(text, hbm_only=False):
     """Which instructions of a compiled program move how many bytes.
 
     An instruction moves its operands and its result, a fusion as a whole; what an
@@ -144,25 +150,35 @@ def traffic(text):
 
     Args:
       text: HLO, of a compiled program.
+      hbm_only: leave out what is read from or written to the core's own memory, into
+        which the compiler copies some arrays ahead of their use.
 
     Returns:
       [(bytes, Instruction)], most bytes first.
     """
     computations, entry = parse_hlo(text)
+    size_of = lambda instruction: bytes_of(
+        instruction.in_hbm if hbm_only else instruction.shape)
 
     def visit(computation, times):
-        sizes = {}
+        by_name = {}
         for instruction in computations[computation]:
-            sizes[instruction.name] = size = bytes_of(instruction.shape)
+            by_name[instruction.name] = instruction
+            operands = [by_name[name] for name in instruction.operands if name in by_name]
             if instruction.called:
                 for name in instruction.called:
                     yield from visit(name, times * instruction.trips)
             elif instruction.opcode.endswith('-done'):
-                yield 2 * size * times, instruction
+                # Of the pair's beginning: what it reads; the result is that of its end.
+                read = [source for start in operands for name in start.operands
+                        if (source := by_name.get(name))]
+                moved = bytes_of(instruction.shape)
+                from_hbm = not hbm_only or any(bytes_of(s.in_hbm) for s in read)
+                yield (moved * from_hbm + size_of(instruction)) * times, instruction
             elif instruction.opcode not in _FREE and not instruction.opcode.endswith(
                     '-start'):
-                operands = sum(sizes.get(name, 0) for name in instruction.operands)
-                yield (size + operands) * times, instruction
+                yield (size_of(instruction) + sum(map(size_of, operands))) * times, (
+                    instruction)
 
     return sorted(visit(entry, 1), key=lambda pair: -pair[0])
 
@@ -226,18 +242,21 @@ def measure(compiled, images, chip):
     """
     counts = compiled.cost_analysis()
     counts = counts[0] if isinstance(counts, list) else counts
-    memory = compiled.memory_analysis()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    hbm = sum(size for size, _ in traffic(text, hbm_only=True))
     peak = (memory.temp_size_in_bytes + memory.argument_size_in_bytes
             + memory.output_size_in_bytes - memory.alias_size_in_bytes)
     return {
         'gflop_per_image': counts['flops'] / images / 1e9,
         'gb_per_image': counts['bytes accessed'] / images / 1e9,
+        'hbm_gb_per_image': hbm / images / 1e9,
         'argument_gb': memory.argument_size_in_bytes / 1e9,
         'temp_gb': memory.temp_size_in_bytes / 1e9,
         'memory_share': peak / chip.memory,
-        'all_reduced_mb': all_reduced_bytes(compiled.as_text()) / 1e6,
+        'all_reduced_mb': all_reduced_bytes(text) / 1e6,
         'compute_ms': counts['flops'] / chip.flops * 1e3,
         'memory_ms': counts['bytes accessed'] / chip.bandwidth * 1e3,
+        'hbm_ms': hbm / chip.bandwidth * 1e3,
     }
 
 
@@ -309,7 +328,7 @@ def training_bound(steps, r1_interval, kimg):
     """What the rooflines of the steps allow at best.
 
     Every iteration takes one G and one D step (and the masks, if measured), every
-    r1_interval-th an R1 step; each takes the longer of its compute and memory times.
+    r1_interval-th an R1 step; each takes the longer of its compute and HBM times.
 
     Args:
       steps: {step: figures}, see `measure`.
@@ -322,7 +341,7 @@ def training_bound(steps, r1_interval, kimg):
     if not {'g', 'd', 'r1'} <= steps.keys():
         return {}
     share = {'prepare': 1, 'g': 1, 'd': 1, 'r1': 1 / r1_interval}
-    time_ms = sum(share[name] * max(figures['compute_ms'], figures['memory_ms'])
+    time_ms = sum(share[name] * max(figures['compute_ms'], figures['hbm_ms'])
                   for name, figures in steps.items() if name in share)
     images = steps['g']['images_per_core'] * steps['g']['cores']
     images_per_s = images / time_ms * 1e3
