@@ -14,7 +14,6 @@ import math
 from typing import Any, NamedTuple
 
 from absl import logging
-from flax import jax_utils
 from flax import linen as nn
 from flax import struct
 import jax
@@ -368,13 +367,16 @@ def has_checkpoint(directory):
         return manager.latest_step() is not None
 
 
-def replicate(tree):
+def replicate(tree, devices=None):
     """One copy per device, leading axis = devices, placed as pmapped functions place.
 
     flax's `replicate` names its mesh axis differently from the results of the steps: the
-    first step would be compiled twice, once for each.
+    first step would be compiled twice, once for each. It also compiles three functions
+    for each shape in the tree.
     """
-    return jax.pmap(lambda x: x, AXIS, donate_argnums=0)(jax_utils.replicate(tree))
+    count = jax.local_device_count() if devices is None else len(devices)
+    copies = jax.tree.map(lambda x: np.broadcast_to(x, (count, *np.shape(x))), tree)
+    return jax.pmap(lambda x: x, AXIS, devices=devices)(copies)
 
 
 def unreplicate(tree):

@@ -1,6 +1,5 @@
 """All branches kept, or only their sum: the same training trajectory."""
 
-from flax import jax_utils
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +61,7 @@ def _train(dtype, materialize, iterations):
     models = _models(dtype, materialize)
     form = (lambda p: p) if materialize else fuse.collapse_branches
     params_g, params_d, variables = _start(dtype)
-    state = jax_utils.replicate(
+    state = state_lib.replicate(
         _state(models, form(params_g), form(params_d), variables, dtype),
         jax.devices()[:1])
     functions = steps.make_steps(models, SETTINGS)
@@ -104,5 +103,6 @@ def test_a_sum_follows_its_nine_branches_in_float64():
         assert _compare(jnp.float64, 17, 1e-10) == 2
 
 
+@pytest.mark.slow
 def test_a_sum_follows_its_nine_branches_in_float32():
     assert _compare(jnp.float32, 3, 1e-5) == 1

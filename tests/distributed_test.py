@@ -74,6 +74,7 @@ def test_checkpoint_of_two_processes_goes_on_in_one(alone, pair):
     assert tiny.final_state(str(folder / 'run')).step == 4
 
 
+@pytest.mark.slow
 def test_killed_process_ends_the_other_and_the_job_continues(pair, tmp_path):
     folder, _ = pair
     options = dict(devices=2, cache=folder / 'cache')

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 
-from flax import jax_utils
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +63,7 @@ def test_padding_is_not_counted_and_devices_do_not_matter(tmp_path, monkeypatch)
     for devices, batch in ((8, 8), (1, 4)):
         monkeypatch.setattr(jax, 'local_device_count', lambda n=devices: n)
         params, others = (
-            jax_utils.replicate(tree, jax.devices()[:devices])
+            state_lib.replicate(tree, jax.devices()[:devices])
             for tree in (variables['params'], {'noise': variables['noise']}))
         evaluation = evaluate.make_evaluation(
             model, seed=3, hole_range=(0.1, 0.9), brush_width=(2, 5))

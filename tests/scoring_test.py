@@ -1,6 +1,5 @@
 """Networks within evaluation: FID over devices and hosts, LPIPS, protocols."""
 
-from flax import jax_utils
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +11,7 @@ from migan_jax import data
 from migan_jax import evaluation as evaluate
 from migan_jax import inpaint
 from migan_jax import scoring
+from migan_jax import state as state_lib
 from migan_jax.metrics import fid
 from migan_jax.metrics import inception
 from migan_jax.metrics import lpips
@@ -58,7 +58,7 @@ def test_evaluation_has_fid_and_lpips_on_any_number_of_devices(
     for devices, batch in ((8, 8), (1, 4))[:2 if protocol is inception.PAPER else 1]:
         monkeypatch.setattr(jax, 'local_device_count', lambda n=devices: n)
         monkeypatch.setattr(jax, 'local_devices', lambda n=devices: jax.devices()[:n])
-        params = jax_utils.replicate(
+        params = state_lib.replicate(
             {'level': jnp.float32(0.3)}, jax.devices()[:devices])
         evaluation = evaluate.make_evaluation(
             Flat(), seed=3, hole_range=(0.1, 0.9), brush_width=(2, 5),

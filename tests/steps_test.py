@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-from flax import jax_utils
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +64,7 @@ def _batch(i):
 
 
 def _replicate(tree, devices):
-    return jax_utils.replicate(tree, jax.devices()[:devices])
+    return state_lib.replicate(tree, jax.devices()[:devices])
 
 
 def _shard(batch, devices):

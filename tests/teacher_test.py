@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 
-from flax import jax_utils
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +58,7 @@ def test_teacher_trains_through_the_same_loop(trained_teacher):
     assert still == []
 
 
+@pytest.mark.slow
 def test_resumed_teacher_is_bit_identical(trained_teacher, tmp_path):
     config, workdir, _ = trained_teacher
     for steps in (1, 3, 4):
@@ -124,7 +124,7 @@ def test_teacher_gets_no_gradient_and_costs_one_forward_pass(teacher_directory):
     image = jax.random.uniform(jax.random.key(1), (4, 16, 16, 3), minval=-1)
     mask = (jax.random.uniform(jax.random.key(2), (4, 16, 16, 1)) > 0.5)
     batch = {'image': image, 'mask': mask.astype(jnp.float32)}
-    arguments = [jax_utils.replicate(tree, jax.devices()[:1])
+    arguments = [state_lib.replicate(tree, jax.devices()[:1])
                  for tree in (state, batch, variables)]
 
     def through_step(teacher_variables, state, batch):
