@@ -31,7 +31,7 @@ EXECUTED = ('bash', 'python')
 # blocks call is run in a browser by web_test.py.
 SHOWN = ('console', 'js', 'kotlin', 'swift', 'text', 'mermaid', 'json')
 # They take minutes: with --slow only.
-SLOW = ('docs/your_data.md', 'docs/evaluation.md')
+SLOW = ('docs/your_data.md', 'docs/evaluation.md', 'docs/performance.md')
 
 # Commands whose flags are parsed and checked, and that do no more here.
 PARSED_ONLY = {
