@@ -27,6 +27,7 @@ class Progress:
     def __init__(self, batch_size, total_steps):
         self._batch_size, self._total = batch_size, total_steps
         self._start = self._step = None
+        self._waited = 0.0
         self._sums = collections.defaultdict(list)
 
     def add(self, metrics):
@@ -37,17 +38,31 @@ class Progress:
     def restart(self, step):
         """Begins a new interval, so that what happened before is not timed."""
         self._start, self._step = time.perf_counter(), step
+        self._waited = 0.0
+
+    def wait(self, values):
+        """`next(values)`; the time that takes is reported."""
+        began = time.perf_counter()
+        value = next(values)
+        self._waited += time.perf_counter() - began
+        return value
 
     def pause(self, seconds):
         """Takes seconds that were not training out of the interval."""
         self._start += seconds
 
     def report(self, step):
-        """Means since the last report, images/s and seconds left."""
-        rate = (step - self._step) / (time.perf_counter() - self._start)
+        """Means since the last report, and seconds left.
+
+        Among the means are images_per_second and data_wait, the share of the time in
+        which the loop had nothing to hand to the devices; they may still have been busy.
+        """
+        seconds = time.perf_counter() - self._start
+        rate = (step - self._step) / seconds
         means = {name: float(np.mean(values)) for name, values in self._sums.items()}
         self._sums.clear()
         means['images_per_second'] = rate * self._batch_size
+        means['data_wait'] = self._waited / seconds
         return means, (self._total - step) / rate
 
 

@@ -160,7 +160,7 @@ class _Run:
         with contextlib.closing(self._batches()) as batches:
             while self._step < self._total:
                 try:
-                    self._iterate(next(batches)['image'])
+                    self._iterate(self._progress.wait(batches)['image'])
                     self._report()
                 except TrainingDiverged as error:
                     self._roll_back(error)
@@ -239,8 +239,9 @@ class _Run:
                 **{f'train/{name}': value for name, value in means.items()},
                 **{f'nonfinite/{phase}': count for phase, count in counts.items()}})
         logging.info(
-            '%s of %.2f kimg, %.1f images/s, %s left, %s%s', self._kimg(),
-            self._config.train.kimg, means.pop('images_per_second'), duration(left),
+            '%s of %.2f kimg, %.1f images/s (%.1f %% of the time waiting for data), '
+            '%s left, %s%s', self._kimg(), self._config.train.kimg,
+            means.pop('images_per_second'), 100 * means.pop('data_wait'), duration(left),
             ', '.join(f'{name} {value:.3g}' for name, value in means.items()),
             f'; non-finite iterations: {counts}' if counts else '')
 
