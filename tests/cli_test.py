@@ -140,3 +140,31 @@ def test_progress_is_for_terminals_and_leaves_nothing(monkeypatch):
     assert '\x1b' not in text
     *_, last, end = text.split('\r')
     assert last.strip() == '' and end == ''
+
+
+_CONFIG = '''
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    {line}
+    return config
+'''
+
+
+@pytest.mark.parametrize('line, arguments, field', [
+    ('config.train.batchsize = 8', '', 'batchsize'),
+    ('config.loss.distilation_weight = 0.0', '', 'distilation_weight'),
+    ('config.optimizer = None', '', 'optimizer'),
+    ('pass', '--config.data.pth=photos', 'pth'),
+])
+def test_unknown_config_fields_are_refused(line, arguments, field, sandbox):
+    (sandbox.folder / 'mine.py').write_text(_CONFIG.format(line=line))
+    workdir = sandbox.folder / 'refused'
+    code, out, err = sandbox.ask(
+        f'python -m migan_jax.main --config=mine.py --workdir={workdir} {arguments}')
+    assert (code, out) == (1, '')
+    only, = err.splitlines()
+    assert only.startswith('error: ') and field in only
+    assert not workdir.exists()
