@@ -138,7 +138,8 @@ def test_dropout_only_where_its_stream_is_given(small):
 
 def test_w_avg_moves_only_where_it_may(small):
     model, variables, x, z = small
-    _, moved = model.apply(variables, x, 'none', z, mutable=['average'])
+    _, moved = jax.jit(lambda variables: model.apply(
+        variables, x, 'none', z, mutable=['average']))(variables)
     w = model.apply(variables, z, method=model.map)[:, 0]
     np.testing.assert_allclose(
         moved['average']['mapping']['w_avg'], 0.005 * w.mean(0), rtol=1e-4)
@@ -159,11 +160,13 @@ def test_bfloat16_is_close_and_returns_float32(small):
 def test_wrong_shapes_are_refused(small):
     model, variables, x, z = small
     with pytest.raises(ValueError, match=r'\(3, 16, 16, 4\); expected \[B, 32, 32, 4\]'):
-        model.apply(variables, x[:, :16, :16], 'none', z)
+        jax.eval_shape(
+            lambda x: model.apply(variables, x, 'none', z), x[:, :16, :16])
     with pytest.raises(ValueError, match=r'z has shape None; expected \(3, 8\)'):
-        model.apply(variables, x, 'none')
+        jax.eval_shape(lambda x: model.apply(variables, x, 'none'), x)
     with pytest.raises(ValueError, match='power of two'):
-        comodgan.Generator(48).init(jax.random.key(0), x, 'none', z)
+        jax.eval_shape(lambda x: comodgan.Generator(48).init(
+            jax.random.key(0), x, 'none', z), x)
 
 
 def test_discriminator_equals_an_independent_one():

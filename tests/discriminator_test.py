@@ -51,17 +51,18 @@ def test_second_order_gradients_equal_the_published_code():
 def test_collapsed_form_scores_the_same():
     arrays, _, _, params, x = _load()
     model = Discriminator(32, 512, 32)
-    logits = model.apply({'params': fuse.collapse_branches(params)}, x)
+    logits = jax.jit(model.apply)({'params': fuse.collapse_branches(params)}, x)
     assert golden.relative_error(logits, arrays['out/logits']) < 1e-4
 
 
 def test_bfloat16_logits_are_float32():
     model = Discriminator(16, 64, 8, ConvSpec(dtype=jnp.bfloat16))
     x = jax.random.normal(jax.random.key(0), (4, 16, 16, 4))
-    logits, _ = model.init_with_output(jax.random.key(1), x)
+    logits, _ = jax.jit(model.init_with_output)(jax.random.key(1), x)
     assert logits.dtype == jnp.float32 and logits.shape == (4, 1)
 
 
 def test_input_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r'expected \[B, 16, 16, 4\]'):
-        Discriminator(16).init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+        jax.eval_shape(Discriminator(16).init, jax.random.key(0),
+                       jnp.zeros((1, 16, 16, 3)))

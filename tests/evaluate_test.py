@@ -58,7 +58,8 @@ def test_padding_is_not_counted_and_devices_do_not_matter(tmp_path, monkeypatch)
             tmp_path / f'{i:02d}.png')
     source = data.open_source('folder', path=str(tmp_path))
     model = Generator(16, 64, 8)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 4)), 'none')
+    variables = jax.jit(model.init, static_argnums=2)(
+        jax.random.key(0), jnp.zeros((1, 16, 16, 4)), 'none')
     results = {}
     for devices, batch in ((8, 8), (1, 4)):
         monkeypatch.setattr(jax, 'local_device_count', lambda n=devices: n)

@@ -67,7 +67,7 @@ def test_fused_layout_equals_the_published_deployed_one():
     for name, array in theirs.items():
         assert golden.relative_error(ours[name], array) < 1e-5, name
     # And their file, read by our table, computes their output.
-    image, _ = _generator(setting, fused=True).apply(
+    image, _ = jax.jit(_generator(setting, fused=True).apply, static_argnums=2)(
         torch_map.from_torch(theirs, table), jnp.asarray(golden.nhwc(deployed['in/x'])),
         'const')
     assert golden.relative_error(image, golden.nhwc(deployed['out/image'])) < 1e-4
@@ -95,8 +95,11 @@ def test_random_noise_differs_per_layer_and_sample_and_needs_strength():
     model = Generator(16, 64, 8)
     x = jax.random.normal(jax.random.key(0), (2, 16, 16, 4))
     x = x.at[1].set(x[0])
-    variables = model.init({'params': jax.random.key(1), 'noise': jax.random.key(2)}, x)
-    apply = lambda v, mode: model.apply(v, x, mode, rngs={'noise': jax.random.key(3)})[0]
+    variables = jax.jit(model.init)(
+        {'params': jax.random.key(1), 'noise': jax.random.key(2)}, x)
+    apply = jax.jit(
+        lambda v, mode: model.apply(v, x, mode, rngs={'noise': jax.random.key(3)})[0],
+        static_argnums=1)
     # Strength is 0 at the start: all modes agree.
     np.testing.assert_array_equal(apply(variables, 'random'), apply(variables, 'none'))
     strong = jax.tree.map(lambda a: a if a.ndim else jnp.ones_like(a), variables)
@@ -110,10 +113,12 @@ def test_random_noise_differs_per_layer_and_sample_and_needs_strength():
 def test_bfloat16_activations_keep_the_painting_branch_in_float32():
     model = Generator(16, 64, 8, ConvSpec(dtype=jnp.bfloat16))
     x = jax.random.normal(jax.random.key(0), (2, 16, 16, 4))
-    variables = model.init({'params': jax.random.key(1), 'noise': jax.random.key(2)}, x)
-    image, rgbs = model.apply(variables, x, 'const')
+    variables = jax.jit(model.init)(
+        {'params': jax.random.key(1), 'noise': jax.random.key(2)}, x)
+    image, rgbs = jax.jit(model.apply, static_argnums=2)(variables, x, 'const')
     assert image.dtype == jnp.float32 and {a.dtype for a in rgbs.values()} == {image.dtype}
-    reference, _ = Generator(16, 64, 8).apply(variables, x, 'const')
+    reference, _ = jax.jit(Generator(16, 64, 8).apply, static_argnums=2)(
+        variables, x, 'const')
     assert golden.relative_error(image, reference) < 0.05
 
 
@@ -126,9 +131,10 @@ def test_resolution_must_be_a_power_of_two_from_16(resolution):
 
 def test_input_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r'expected \[B, 16, 16, 4\]'):
-        Generator(16).init(jax.random.key(0), jnp.zeros((1, 32, 32, 4)))
+        jax.eval_shape(Generator(16).init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)))
 
 
 def test_unknown_noise_mode_is_refused():
     with pytest.raises(ValueError, match='noise mode'):
-        Generator(16, 64, 8).init(jax.random.key(0), jnp.zeros((1, 16, 16, 4)), 'noisy')
+        jax.eval_shape(lambda key, x: Generator(16, 64, 8).init(key, x, 'noisy'),
+                       jax.random.key(0), jnp.zeros((1, 16, 16, 4)))

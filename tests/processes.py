@@ -28,7 +28,9 @@ class Run:
         """
         environment = os.environ | {
             'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '3',
-            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+            # Compiled once, run for seconds.
+            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} '
+                         '--xla_backend_optimization_level=0',
             'JAX_ENABLE_X64': str(int(x64)),
             'JAX_COMPILATION_CACHE_DIR': str(cache or f'{workdir}.cache')}
         self._log = open(f'{workdir}.{time.monotonic_ns()}.log', 'w+')

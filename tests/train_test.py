@@ -85,7 +85,7 @@ def test_loaded_generator_paints_what_the_evaluation_saw(trained):
     leaves = [state[jax.tree_util.keystr(k)]
               for k, _ in jax.tree_util.tree_leaves_with_path(abstract)]
     state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
-    expected, _ = models.generator.apply(
+    expected, _ = jax.jit(models.generator.apply, static_argnums=2)(
         {'params': state.ema, **state.variables}, x, 'const')
     np.testing.assert_allclose(output, expected, atol=1e-4)
 
