@@ -115,6 +115,7 @@ def g_step_flops(models, settings, teacher, state, batch, variables):
     return step.lower(state, batch, variables).compile().cost_analysis()['flops']
 
 
+@pytest.mark.slow
 def test_teacher_gets_no_gradient_and_costs_one_forward_pass(teacher_directory):
     config = tiny_config(1)
     settings = steps_lib.Settings(distillation_min_resolution=8)
