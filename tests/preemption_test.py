@@ -88,7 +88,7 @@ def test_second_signal_acts_as_usual():
 @pytest.mark.slow
 def test_sigterm_on_the_quickstart_model(tmp_path):
     config = pathlib.Path(__file__).parents[1] / 'configs' / 'quickstart.py'
-    run = Run(tmp_path / 'run', 0, f'--config={config}', optimized=True)
+    run = Run(tmp_path / 'run', 0, f'--config={config}')
     run.wait_for(lambda text: ' kimg, ' in text)
     began = time.monotonic()
     run.process.terminate()
@@ -96,6 +96,6 @@ def test_sigterm_on_the_quickstart_model(tmp_path):
     # What is promised to users, not a speed.
     assert time.monotonic() - began < 30, text
     assert 'stopped by SIGTERM after iteration' in text
-    run = Run(tmp_path / 'run', 0, f'--config={config}', optimized=True)
+    run = Run(tmp_path / 'run', 0, f'--config={config}')
     run.wait_for(lambda text: 'resuming' in text)
     run.process.kill()

@@ -15,8 +15,7 @@ PATIENCE_S = 900
 class Run:
     """`python -m migan_jax.main` on a tiny config (tiny_run.py)."""
 
-    def __init__(self, workdir, steps, *arguments, devices=1, cache=None, x64=False,
-                 optimized=False):
+    def __init__(self, workdir, steps, *arguments, devices=1, cache=None, x64=False):
         """Starts it.
 
         Args:
@@ -26,12 +25,10 @@ class Run:
           devices: virtual ones of this process.
           cache: folder of compiled functions, kept between processes.
           x64: 64-bit floats.
-          optimized: compiled code is optimised, which takes longer than most tests run.
         """
         environment = os.environ | {
             'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '3',
-            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}' + (
-                '' if optimized else ' --xla_backend_optimization_level=0'),
+            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
             'JAX_ENABLE_X64': str(int(x64)),
             'JAX_COMPILATION_CACHE_DIR': str(cache or f'{workdir}.cache')}
         self._log = open(f'{workdir}.{time.monotonic_ns()}.log', 'w+')
