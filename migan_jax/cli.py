@@ -4,6 +4,7 @@ Exit codes: 0 fine; 1 refused or failed, and stderr says why; 130 stopped with C
 Nothing is coloured. What moves (progress) is shown on terminals only.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -25,6 +26,21 @@ _COLUMN = 26
 
 class Failed(Exception):
     """Something that the caller can put right; each line of the message is one error."""
+
+
+@contextlib.contextmanager
+def needs(extra):
+    """Around imports: what is missing is one line that names the extra to install.
+
+    Args:
+      extra: of setup.cfg.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith('migan_jax'):
+            raise
+        sys.exit(f"error: {error}; install it: pip install -e '.[{extra}]'")
 
 
 def run(main, arguments=False):

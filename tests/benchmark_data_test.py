@@ -7,8 +7,10 @@ import benchmark_data
 import pytest
 
 
-def test_all_sources_are_timed_beside_decoding():
-    results = list(benchmark_data.measure(16, count=8, batch_size=4, repeats=1, workers=1))
+@pytest.mark.parametrize('resolution', [16, 32])   # one after the other in one process
+def test_all_sources_are_timed_beside_decoding(resolution):
+    results = list(benchmark_data.measure(
+        resolution, count=8, batch_size=4, repeats=1, workers=1))
     assert [result['kind'] for result in results] == ['folder', 'zip', 'tfds']
     for result in results:
         assert result['images_per_s_and_core'] > 0

@@ -168,3 +168,13 @@ def test_unknown_config_fields_are_refused(line, arguments, field, sandbox):
     only, = err.splitlines()
     assert only.startswith('error: ') and field in only
     assert not workdir.exists()
+
+
+def test_a_missing_extra_is_named():
+    with pytest.raises(SystemExit, match=r"No module named 'no_such_module'; install it: "
+                                         r"pip install -e '\.\[export\]'"):
+        with cli.needs('export'):
+            import no_such_module   # pylint: disable=unused-import
+    with pytest.raises(ModuleNotFoundError):
+        with cli.needs('export'):
+            import migan_jax.no_such_module   # a bug, not an extra

@@ -25,9 +25,10 @@ from absl import flags
 
 from migan_jax import cli
 from migan_jax import state as state_lib
-from migan_jax.export import importing
-from migan_jax.export import torch_files
-from migan_jax.export.importing import ImportFailed
+with cli.needs('export'):
+    from migan_jax.export import importing
+    from migan_jax.export import torch_files
+    from migan_jax.export.importing import ImportFailed
 
 DEFAULT_CONFIG = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'default.py'
 

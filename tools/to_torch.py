@@ -32,7 +32,8 @@ from absl import logging
 
 from migan_jax import cli
 from migan_jax import state as state_lib
-from migan_jax.export import exporting
+with cli.needs('export'):
+    from migan_jax.export import exporting
 
 
 def define_flags():
