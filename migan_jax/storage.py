@@ -1,6 +1,7 @@
 """Paths on disks and on Cloud Storage; files that are whole or not there."""
 
 import os
+import uuid
 
 from etils import epath
 
@@ -15,8 +16,9 @@ def path_of(directory, *names):
 def write_atomically(path, data):
     """Writes bytes so that `path` is never seen half-written."""
     path = path_of(path)
-    # Not from the file's name, which may be as long as names can be.
-    temporary = path.with_name(f'.{os.getpid()}.tmp')
+    # Not from the file's name, which may be as long as names can be, nor from a process's
+    # number, which another host on the same storage may have too.
+    temporary = path.with_name(f'.{uuid.uuid4().hex}.tmp')
     try:
         temporary.write_bytes(data)
         temporary.replace(path)

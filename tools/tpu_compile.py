@@ -9,8 +9,8 @@ to HBM (the compiler counts what it has copied into the core's own memory twice)
 of arguments and temporaries and whether they fit the chip's memory, all-reduced bytes,
 the roofline times that follow, and with --top the instructions that move most bytes. Of
 g, d and r1 together: the images per second, and days for the config's images, that
-compute and HBM allow at best. Step `generator` is the deployed generator's forward pass. The last
-line is JSON. A step at 256 takes minutes and 3 GB of memory.
+compute and HBM allow at best. Step `generator` is the deployed generator's forward
+pass. The last line is JSON. A step at 256 takes minutes and 3 GB of memory.
 """
 
 import json
