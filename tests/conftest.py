@@ -3,9 +3,12 @@
 import gc
 import os
 
+from processes import QUICK_TO_COMPILE
+
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8')
+os.environ['XLA_FLAGS'] = ' '.join((
+    os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=8',
+    QUICK_TO_COMPILE))
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import jax

@@ -24,6 +24,8 @@ import zipfile
 
 import pytest
 
+from processes import QUICK_TO_COMPILE
+
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = ['README.md', *(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))]
 EXECUTED = ('bash', 'python')
@@ -380,7 +382,7 @@ def shims(tmp_path_factory):
     # Short: addresses of sockets may have about 100 characters.
     address = f'/tmp/migan_jax_docs.{os.getpid()}'
     environment = os.environ | {
-        'XLA_FLAGS': '',
+        'XLA_FLAGS': QUICK_TO_COMPILE,
         'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONPATH': str(ROOT),
         'JAX_COMPILATION_CACHE_DIR': str(folder / 'xla'),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',

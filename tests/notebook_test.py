@@ -14,6 +14,7 @@ import torch
 
 import golden
 import migan_jax
+from processes import QUICK_TO_COMPILE
 
 nbformat = pytest.importorskip('nbformat')
 nbclient = pytest.importorskip('nbclient')
@@ -39,8 +40,7 @@ def environment(**settings):
             if k != 'MPLBACKEND' and not k.startswith('MIGAN_')}
     return kept | {
         'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT),
-        # Nearly all the time is compilation, of what runs a few times.
-        'XLA_FLAGS': '--xla_backend_optimization_level=0',
+        'XLA_FLAGS': QUICK_TO_COMPILE,
         'JAX_COMPILATION_CACHE_DIR': str(CACHE),
         **{f'MIGAN_NOTEBOOK_{k}': str(v) for k, v in settings.items()}}
 
