@@ -1,13 +1,17 @@
 """MI-GAN discriminator (the supplement's Table S.5)."""
 
+import dataclasses
+
 from flax import linen as nn
 import jax.numpy as jnp
 
+from migan_jax.layers import at_least_float32
 from migan_jax.layers import channels
 from migan_jax.layers import check_input
 from migan_jax.layers import ConvBlock
 from migan_jax.layers import ConvSpec
 from migan_jax.layers import Dense
+from migan_jax.layers import lrelu
 from migan_jax.layers import minibatch_std
 from migan_jax.layers import PointwiseConv
 from migan_jax.layers import resolutions
@@ -25,7 +29,13 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x):
         if self.from_input:
-            x = PointwiseConv(self.features, self.spec, activate=True, name='fromrgb')(x)
+            # In float32, as far as the activation: the image's gradient, which the
+            # generator learns from, is a product with this kernel, and rounding the
+            # kernel turns the mean colour's part of it.
+            float32 = dataclasses.replace(
+                self.spec, dtype=at_least_float32(self.spec.dtype))
+            x = PointwiseConv(self.features, float32, name='fromrgb')(x)
+            x = lrelu(x.astype(self.spec.dtype))
         skip = PointwiseConv(self.out_features, self.spec, use_bias=False, down=True,
                              gain=SQRT_HALF, name='skip')(x)
         x = ConvBlock(self.features, self.spec, name='conv1')(x)

@@ -71,7 +71,8 @@ def test_two_processes_train_and_evaluate_as_one(alone, pair):
 
 def test_checkpoint_of_two_processes_goes_on_in_one(alone, pair):
     folder, _ = pair
-    text = Run(folder / 'run', 4, DOUBLE, devices=4, cache=f'{alone}.cache', x64=True).wait()
+    text = Run(folder / 'run', 4, DOUBLE, devices=4, cache=f'{alone}.cache',
+               x64=True).wait()
     assert 'from iteration 3' in text
     with jax.enable_x64(True):
         assert tiny.final_state(str(folder / 'run')).step == 4

@@ -181,6 +181,43 @@ def test_min_side_reduces_only_jpeg_and_stays_long_enough(tmp_path):
     _check_close(small, images.squash(images.decode(jpg), 32), 6)
 
 
+@pytest.mark.parametrize('size', [(1, 1), (7, 9), (33, 50), (64, 64), (130, 97)])
+@pytest.mark.parametrize('kwargs', [
+    {'subsampling': 0}, {'subsampling': 1}, {'subsampling': 2}, {'progressive': True},
+    {'restart_marker_blocks': 1}, {'keep_rgb': True}, {'quality': 5}], ids=str)
+def test_jpeg_pixels_are_those_of_pillow(tmp_path, size, kwargs):
+    draw = np.random.default_rng(0)
+    pixels = _gradient(*size) // 2 + draw.integers(0, 128, (*size, 3), np.uint8)
+    path = _save(tmp_path / 'a.jpg', Image.fromarray(pixels), **kwargs)
+    with Image.open(path) as image:
+        assert images._plain_jpeg(image) is not None
+    for min_side in (0, 1, 3, 7, 8, 16, 17, 32, 60):
+        with Image.open(path) as image:
+            if min_side:
+                image.draft(None, (min_side, min_side))
+            expected = np.array(image.convert('RGB'))
+        np.testing.assert_array_equal(images.decode(path, min_side=min_side), expected)
+        np.testing.assert_array_equal(
+            images.decode(io.BytesIO(path.read_bytes()), 'a', min_side=min_side), expected)
+
+
+def test_pillow_decides_on_damaged_and_long_jpeg_files(tmp_path, monkeypatch):
+    path = _save(tmp_path / 'a.jpg', Image.fromarray(_gradient(64, 64)), quality=90)
+    expected = images.decode(path)
+    data = path.read_bytes()
+    # Bytes between the segments: a warning of the decoder, the pixels are complete.
+    path.write_bytes(data[:-2] + bytes(9) + data[-2:])
+    np.testing.assert_array_equal(images.decode(path), expected)
+    path.write_bytes(data[:-200])
+    with pytest.raises(images.UnreadableImage, match=r'a\.jpg.*truncated'):
+        images.decode(path)
+    monkeypatch.setattr(images, '_MAX_JPEG_BYTES', len(data) - 1)
+    path.write_bytes(data)
+    with Image.open(path) as image:
+        assert images._plain_jpeg(image) is None
+    np.testing.assert_array_equal(images.decode(path), expected)
+
+
 def test_squash_is_pillows_bicubic():
     image = _gradient(40, 60)
     expected = np.array(Image.fromarray(image).resize((16, 16), Image.BICUBIC))

@@ -26,11 +26,12 @@ def test_resampling_equals_golden():
 
 
 @pytest.mark.parametrize('shape', [(2, 8, 8, 3), (1, 4, 6, 5), (1, 2, 2, 1)])
-def test_conv_and_shift_forms_of_resampling_agree(shape):
+def test_forms_of_resampling_agree(shape):
     x = jax.random.normal(jax.random.key(0), shape)
-    np.testing.assert_allclose(
-        layers._down2_shifts(x), layers._down2_conv(x), atol=1e-6)
-    np.testing.assert_allclose(layers._up2_gather(x), layers._up2_conv(x), atol=1e-6)
+    for form in (layers._down2_conv, layers._down2_products):
+        np.testing.assert_allclose(form(x), layers._down2_shifts(x), atol=1e-6)
+    for form in (layers._up2_conv, layers._up2_products):
+        np.testing.assert_allclose(form(x), layers._up2_gather(x), atol=1e-6)
 
 
 def test_up2_is_four_times_the_transpose_of_down2():
