@@ -83,19 +83,31 @@ ENTRY %main.7 (a: bf16[8,4]) -> f32[8,4] {
 """
 
 
+@pytest.mark.parametrize('shape, expected', [
+    ('f32[8,3]', 96), ('f32[8,3]{1,0}', 96), ('pred[]', 1), ('s32[]{:T(128)}', 4),
+    ('f32[8,3]{1,0:T(8,128)}', 4 * 8 * 128), ('f32[8,3]{0,1:T(4,128)}', 4 * 4 * 128),
+    ('bf16[2,9,130]{2,0,1:T(8,128)(2,1)}', 2 * 9 * 8 * 256),
+    ('(f32[200]{0:T(128)}, /*index=1*/u8[5]{0:T(512)S(1)}, token[])', 1024 + 512),
+])
+def test_bytes_have_the_padding_of_tiles(shape, expected):
+    assert tool.bytes_of(shape) == expected
+    on_chip = 512 if 'S(1)' in shape else 0
+    assert tool.bytes_of(shape, hbm_only=True) == expected - on_chip
+
+
 def test_traffic_of_instructions():
     moved = tool.traffic(HLO)
-    # The loop's negation runs three times; a copy is read and written; the fusion reads
-    # bfloat16 and writes float32; tuples and bitcasts move nothing.
+    # The fusion reads bfloat16 and writes float32, both in tiles; the loop's negation runs
+    # three times; a copy is read and written; tuples and bitcasts move nothing.
     assert [(size, i.name) for size, i in moved] == [
-        (3 * 2 * 128, 'n'), (2 * 128, 'cd'), (64 + 128, 'f')]
+        (2 * 8 * 128 + 4 * 8 * 128, 'f'), (3 * 2 * 128, 'n'), (2 * 128, 'cd')]
     # The fusion's result is on the chip, and the copy from there costs HBM one write.
     assert [(size, i.name) for size, i in tool.traffic(HLO, hbm_only=True)] == [
-        (3 * 2 * 128, 'n'), (128, 'cd'), (64, 'f')]
+        (2 * 8 * 128, 'f'), (3 * 2 * 128, 'n'), (128, 'cd')]
     heading, first, second = tool.traffic_table(HLO, 2, 2)
     assert '3 instructions; the 2 that move most' in heading
-    assert first.split() == ['0.00', 'n', 'f32[8,4]', 'while/neg']
-    assert second.split()[1] == 'cd'
+    assert first.split() == ['0.00', 'f', 'f32[8,4]', 'b8/convert']
+    assert second.split() == ['0.00', 'n', 'f32[8,4]', 'while/neg']
 
 
 def test_training_bound():

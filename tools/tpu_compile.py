@@ -71,8 +71,7 @@ class Instruction(NamedTuple):
 
     Attributes:
       name, opcode, operands: as written; operands are names.
-      shape: of its result, types and sides without layouts.
-      in_hbm: the same without the arrays that lie in the core's own memory.
+      shape: of its result, with layouts.
       op_name: the JAX operation that it came from, '' if unknown.
       called: computations that it runs one after another (while, call, conditional).
       trips: how often a while loop runs, 1 if unknown.
@@ -81,20 +80,42 @@ class Instruction(NamedTuple):
     opcode: str
     operands: tuple
     shape: str
-    in_hbm: str
     op_name: str
     called: tuple
     trips: int
 
 
-def bytes_of(shape):
-    """Bytes of all arrays of a shape as HLO text writes it; unknown types have none."""
+_LAYOUT = re.compile(r'(?<=\])\{[^{}]*\}')
+
+
+def without_layouts(shape):
+    """f32[8,3]{1,0:T(8,128)} -> f32[8,3]."""
+    return re.sub(r'/\*.*?\*/', '', _LAYOUT.sub('', shape))
+
+
+def bytes_of(shape, hbm_only=False):
+    """Bytes of all arrays of a shape as HLO text writes it; unknown types have none.
+
+    Arrays consist of whole tiles: f32[8,3]{1,0:T(8,128)}, whose last side is in the 128
+    lanes, takes as many bytes as f32[8,128].
+
+    Args:
+      shape: with or without layouts.
+      hbm_only: leave out what lies in the core's own memory: S(..) in its layout.
+    """
     total = 0
-    for dtype, sides in re.findall(r'\b(\w+)\[([\d,]*)\]', shape):
-        bits = BITS.get(dtype, 0)
-        for side in filter(None, sides.split(',')):
-            bits *= int(side)
-        total += (bits + 7) // 8
+    for dtype, sides, layout in re.findall(
+            r'\b(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?', shape):
+        if hbm_only and 'S(' in layout:
+            continue
+        sides = [int(side) for side in sides.split(',') if side]
+        # Dimensions from the innermost on; the tile's last side is the innermost one's.
+        tiled = re.match(r'([\d,]+):.*?T\(([\d,]+)\)', layout)
+        if tiled:
+            for dimension, step in zip(
+                    tiled[1].split(','), reversed(tiled[2].split(','))):
+                sides[int(dimension)] += -sides[int(dimension)] % int(step)
+        total += (math.prod(sides) * BITS.get(dtype, 0) + 7) // 8
     return total
 
 
@@ -111,14 +132,11 @@ def parse_hlo(text):
             current = computations.setdefault(header[2], [])
             entry = header[2] if header[1] else entry
             continue
-        # Layouts may hold parentheses, shapes may not: layouts go first. That of an array
-        # outside HBM says so: S(1).
-        line = re.sub(r'(?<=\])\{[^{}]*S\([^{}]*\}', '!', line)
-        found = re.match(r'\s+(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*)',
-                         re.sub(r'(?<=\])\{[^{}]*\}', '', line))
+        found = re.match(r'\s+(?:ROOT )?%?(\S+) = (.*?) ([a-z][\w-]*)\((.*)', line)
         if current is None or not found:
             continue
         name, shape, opcode, rest = found.groups()
+        rest = _LAYOUT.sub('', rest)
         if 'custom_call_target="ConcatBitcast"' in rest:
             opcode = 'bitcast'  # names parts that were copied one by one as one array
         called = re.findall(r'(?:body|to_apply|true_computation|false_computation)'
@@ -129,8 +147,7 @@ def parse_hlo(text):
         trips = re.search(r'known_trip_count\W+n\W+(\d+)', rest)
         current.append(Instruction(
             name, opcode, tuple(re.findall(r'%([\w.-]+)', rest.split(')')[0])),
-            re.sub(r'/\*.*?\*/|!', '', shape), re.sub(r'\w+\[[\d,]*\]!', '', shape),
-            op_name[1] if op_name else '',
+            shape, op_name[1] if op_name else '',
             tuple(called) if opcode in ('while', 'call', 'conditional') else (),
             int(trips[1]) if trips else 1))
     return computations, entry
@@ -157,8 +174,7 @@ def traffic(text, hbm_only=False):
       [(bytes, Instruction)], most bytes first.
     """
     computations, entry = parse_hlo(text)
-    size_of = lambda instruction: bytes_of(
-        instruction.in_hbm if hbm_only else instruction.shape)
+    size_of = lambda instruction: bytes_of(instruction.shape, hbm_only)
 
     def visit(computation, times):
         by_name = {}
@@ -173,7 +189,7 @@ def traffic(text, hbm_only=False):
                 read = [source for start in operands for name in start.operands
                         if (source := by_name.get(name))]
                 moved = bytes_of(instruction.shape)
-                from_hbm = not hbm_only or any(bytes_of(s.in_hbm) for s in read)
+                from_hbm = not hbm_only or any(bytes_of(s.shape, True) for s in read)
                 yield (moved * from_hbm + size_of(instruction)) * times, instruction
             elif instruction.opcode not in _FREE and not instruction.opcode.endswith(
                     '-start'):
@@ -192,13 +208,13 @@ def traffic_table(text, images, top):
         # The transformations around an operation say little: its path says most.
         op_name = re.sub(r'^(jit|pmap)\(.*?\)/', '', instruction.op_name)
         lines.append(f'  {size / images / 1e6:8.2f}  {instruction.name:32} '
-                     f'{instruction.shape[:44]:44}  {op_name}')
+                     f'{without_layouts(instruction.shape)[:44]:44}  {op_name}')
     return lines
 
 
 def all_reduced_bytes(hlo):
     """Bytes of all results of all-reduce instructions in HLO text."""
-    return sum(bytes_of(result) for result in re.findall(
+    return sum(bytes_of(without_layouts(result)) for result in re.findall(
         r'= (.*?) all-reduce(?:-start)?\(', hlo))
 
 
