@@ -3,6 +3,7 @@
 import dataclasses
 
 from flax import linen as nn
+import jax
 import jax.numpy as jnp
 
 from migan_jax.layers import at_least_float32
@@ -31,10 +32,12 @@ class ResidualBlock(nn.Module):
         if self.from_input:
             # In float32, as far as the activation: the image's gradient, which the
             # generator learns from, is a product with this kernel, and rounding the
-            # kernel turns the mean colour's part of it.
+            # kernel turns the mean colour's part of it.  TPUs round in their products,
+            # unless these are more precise.
             float32 = dataclasses.replace(
                 self.spec, dtype=at_least_float32(self.spec.dtype))
-            x = PointwiseConv(self.features, float32, name='fromrgb')(x)
+            x = PointwiseConv(self.features, float32, name='fromrgb',
+                              precision=jax.lax.Precision.HIGH)(x)
             x = lrelu(x.astype(self.spec.dtype))
         skip = PointwiseConv(self.out_features, self.spec, use_bias=False, down=True,
                              gain=SQRT_HALF, name='skip')(x)

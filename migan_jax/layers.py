@@ -533,13 +533,14 @@ def conv3x3_resampled(x, kernel, *, up=False, down=False):
     return _conv(x, kernel, (1, 1), 'SAME')
 
 
-def conv1x1(x, kernel):
+def conv1x1(x, kernel, precision=None):
     """1x1 convolution: [B, H, W, ci], [1, 1, ci, co] -> [B, H, W, co].
 
     As a product of matrices: of an einsum over four axes XLA:CPU transposes the
     activations for the kernel gradient, which takes three times as long.
     """
-    y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]      # [B H W, co]
+    y = jnp.matmul(                                     # [B H W, co]
+        x.reshape(-1, x.shape[-1]), kernel[0, 0], precision=precision)
     return y.reshape(*x.shape[:3], -1)
 
 
@@ -641,6 +642,7 @@ class PointwiseConv(nn.Module):
       spec: see `ConvSpec`; `spec.dtype` is the dtype it computes in.
       use_branches, use_bias, activate, down: what the layer has.
       gain: factor on the output (inside the activation if there is one).
+      precision: of the products, `jax.lax.Precision` or None.
     """
     features: int
     spec: ConvSpec
@@ -649,18 +651,27 @@ class PointwiseConv(nn.Module):
     activate: bool = False
     down: bool = False
     gain: float = 1.0
+    precision: Any = None
 
     @nn.compact
     def __call__(self, x):
         dtype = self.spec.dtype
         kernel = Kernel((1, 1, x.shape[-1], self.features), self.spec,
-                        self.use_branches, name='pointwise')()
+                        self.use_branches, name='pointwise')().astype(dtype)
         x = x.astype(dtype)
         if self.down:
             x = down2(x)
-        x = conv1x1(x, kernel.astype(dtype))
+        narrow = _is_narrow(x)
         if self.use_bias:
             bias = self.param('bias', nn.initializers.zeros, (self.features,))
+            if narrow:
+                # As the kernel of a channel of ones: its gradient, a sum over the large
+                # output, then belongs to a product that reads that anyway.
+                x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], -1)
+                kernel = jnp.concatenate(
+                    [kernel, bias.astype(dtype)[None, None, None]], 2)
+        x = conv1x1(x, kernel, self.precision)
+        if self.use_bias and not narrow:
             x = add_broadcast(x, bias)
         if self.activate:
             return lrelu(x, self.gain)
