@@ -103,6 +103,5 @@ def test_a_sum_follows_its_nine_branches_in_float64():
         assert _compare(jnp.float64, 17, 1e-10) == 2
 
 
-@pytest.mark.slow
 def test_a_sum_follows_its_nine_branches_in_float32():
     assert _compare(jnp.float32, 3, 1e-5) == 1

@@ -32,8 +32,8 @@ EXECUTED = ('bash', 'python')
 # What the other blocks are: for another machine or device, or nothing to run. What `js`
 # blocks call is run in a browser by web_test.py.
 SHOWN = ('console', 'js', 'kotlin', 'swift', 'text', 'mermaid', 'json')
-# They take minutes: with --slow only.
-SLOW = ('docs/your_data.md', 'docs/evaluation.md', 'docs/performance.md')
+# It takes minutes: with --slow only.
+SLOW = ('docs/your_data.md',)
 
 # Commands whose flags are parsed and checked, and that do no more here.
 PARSED_ONLY = {
@@ -42,6 +42,7 @@ PARSED_ONLY = {
                                'prepare_metrics_test.py',
     'tools/tpu_compile.py': 'needs the TPU compiler; tpu_compile_test.py',
     '--coordinator_address=': 'two processes of one run; distributed_test.py',
+    '--what=data': 'times hundreds of pictures again and again; benchmark_data_test.py',
     '--what=exports': 'published widths take minutes; benchmark_exports_test.py',
     '--models=': 'published widths take minutes; benchmark_models_test.py',
 }

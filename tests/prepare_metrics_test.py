@@ -182,7 +182,6 @@ def messages(monkeypatch):
     return lines
 
 
-@pytest.mark.slow
 def test_training_measures_lpips_and_keeps_the_best_by_it(tmp_path, monkeypatch):
     # Instead of AlexNet, for which the model would have to be larger.
     monkeypatch.setattr(lpips, 'MIN_SIDE', 16)

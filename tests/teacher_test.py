@@ -58,7 +58,6 @@ def test_teacher_trains_through_the_same_loop(trained_teacher):
     assert still == []
 
 
-@pytest.mark.slow
 def test_resumed_teacher_is_bit_identical(trained_teacher, tmp_path):
     config, workdir, _ = trained_teacher
     for steps in (1, 3, 4):
@@ -115,7 +114,6 @@ def g_step_flops(models, settings, teacher, state, batch, variables):
     return step.lower(state, batch, variables).compile().cost_analysis()['flops']
 
 
-@pytest.mark.slow
 def test_teacher_gets_no_gradient_and_costs_one_forward_pass(teacher_directory):
     config = tiny_config(1)
     settings = steps_lib.Settings(distillation_min_resolution=8)
