@@ -41,6 +41,10 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
 
 # Larger JPEG files are left to Pillow, which reads piece by piece.
 _MAX_JPEG_BYTES = 2**26
+# Start of image, then a segment; where the compressed pixels start.
+_JPEG, _SCAN = b'\xff\xd8\xff', b'\xff\xda'
+# Of EXIF and XMP data, which may turn the picture, and of files with several pictures.
+_NOT_PLAIN = (b'Exif\0\0', b'Orientation', b'MPF\0')
 
 # Only these decoders see a file's bytes, whatever its name says: among Pillow's other
 # ones are some that start external programs.
@@ -87,38 +91,60 @@ def decode(file, name=None, *, max_pixels=MAX_PIXELS, min_side=0):
         UnreadableImage: not an image of a known format, damaged, truncated, missing,
             too large, or without a defined conversion to RGB.
     """
+    pixels = _plain_jpeg(file, max_pixels, min_side)
+    if pixels is not None:
+        return pixels
     with _opened(file, name, max_pixels) as image:
-        if image.format == 'JPEG':
-            if min_side:
-                image.draft(None, (min_side, min_side))
-            pixels = _plain_jpeg(image)
-            if pixels is not None:
-                return pixels
+        if min_side and image.format == 'JPEG':
+            image.draft(None, (min_side, min_side))
         image.load()
         return np.array(to_rgb(_upright(image)))
 
 
-def _plain_jpeg(image):
-    """u8[H, W, 3] of an upright colour JPEG file; None if Pillow has to decode it.
+def _plain_jpeg(file, max_pixels, min_side):
+    """u8[H, W, 3] of an undamaged, upright colour JPEG file, else None.
 
-    Pillow also decides what becomes of a file with damage, be it slight.
-
-    Args:
-        image: Pillow's, not loaded; its size is that of the result.
+    What this does not decode, and why a file cannot be read, is Pillow's to say.
+    Arguments as for `decode`.
     """
-    if image.mode != 'RGB' or _orientation(image) != 1:
-        return None
-    width, height = image.size
-    image.fp.seek(0)
-    data = image.fp.read(_MAX_JPEG_BYTES + 1)
-    if len(data) > _MAX_JPEG_BYTES:
-        return None
     try:
+        data = _jpeg_bytes(file)
+        if data is None:
+            return None
+        # Of other pictures in the same file, and of rotations, Pillow knows.
+        header = data[:data.find(_SCAN)]
+        if any(word in header for word in _NOT_PLAIN):
+            return None
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+        if colors not in ('YCbCr', 'RGB') or height * width > max_pixels:
+            return None
+        # As Pillow's `draft`; the decoder knows more scales, and in tiny images another
+        # one may fit.
+        room = min(height, width) // min_side if min_side else 1
+        scale = next((scale for scale in (8, 4, 2) if room >= scale), 1)
+        height, width = -(-height // scale), -(-width // scale)
         pixels = simplejpeg.decode_jpeg(data, 'RGB', min_height=height, min_width=width)
-    except ValueError:
+        return pixels if pixels.shape == (height, width, 3) else None
+    except (OSError, ValueError):
         return None
-    # It knows more scales than `draft`; in tiny images another one may fit.
-    return pixels if pixels.shape == (height, width, 3) else None
+
+
+def _jpeg_bytes(file):
+    """The bytes of a JPEG file that is not too long, else None; see `decode`."""
+    if isinstance(file, (str, os.PathLike)):
+        status = os.stat(file)
+        # A pipe would never end.
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_JPEG_BYTES:
+            return None
+        with open(file, 'rb', buffering=0) as opened:
+            start = opened.read(len(_JPEG))
+            return start + opened.readall() if start == _JPEG else None
+    file.seek(0)
+    if file.read(len(_JPEG)) != _JPEG:
+        return None
+    file.seek(0)
+    data = file.read(_MAX_JPEG_BYTES + 1)
+    return data if len(data) <= _MAX_JPEG_BYTES else None
 
 
 def stored_size(file, *, max_pixels=MAX_PIXELS):
@@ -155,17 +181,14 @@ def _opened(file, name, max_pixels):
             f'({type(error).__name__}: {shown(str(error))})') from error
 
 
-def _orientation(image):
+def _upright(image):
     try:
-        return image.getexif().get(_EXIF_ORIENTATION, 1)
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:
         # Only the metadata is damaged (any of Pillow's parser errors, see `decode`):
         # the pixels are good as they are stored.
-        return 1
-
-
-def _upright(image):
-    transpose = _UPRIGHT.get(_orientation(image))
+        orientation = 1
+    transpose = _UPRIGHT.get(orientation)
     return image if transpose is None else image.transpose(transpose)
 
 
@@ -198,9 +221,12 @@ def to_rgb(image):
 
 
 def resize(image, height, width):
-    """u8[h, w, 3] -> u8[height, width, 3], bicubic, antialiased (Pillow's BICUBIC)."""
+    """u8[h, w, 3] -> u8[height, width, 3], bicubic, antialiased (Pillow's BICUBIC).
+
+    An image of that size already is returned as it is, not copied.
+    """
     if image.shape[:2] == (height, width):
-        return image.copy()
+        return image
     return np.array(
         Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 

@@ -105,8 +105,9 @@ def test_cmyk_jpeg_is_inverted_as_adobe_writes_it(tmp_path):
     assert b'Adobe' in path.read_bytes()
 
 
+@pytest.mark.parametrize('suffix, tolerance', [('png', 0), ('jpg', 8)])
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_exif_orientation(tmp_path, orientation):
+def test_exif_orientation(tmp_path, orientation, suffix, tolerance):
     upright = _gradient(6, 10)
     # How the pixels are stored for each orientation (EXIF 2.3, tag 0x0112).
     stored = {
@@ -116,9 +117,18 @@ def test_exif_orientation(tmp_path, orientation):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = _save(tmp_path / 'a.png',
-                 Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
-    _check_close(images.decode(path), upright, 0)
+    path = _save(tmp_path / f'a.{suffix}', Image.fromarray(np.ascontiguousarray(stored)),
+                 exif=exif, quality=95, subsampling=0)
+    _check_close(images.decode(path), upright, tolerance)
+
+
+def test_orientation_in_xmp_data(tmp_path):
+    xmp = (b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description '
+           b'tiff:Orientation="3"/></rdf:RDF></x:xmpmeta>')
+    upright = _gradient(6, 10)
+    path = _save(tmp_path / 'a.jpg', Image.fromarray(upright[::-1, ::-1].copy()),
+                 xmp=xmp, quality=95, subsampling=0)
+    _check_close(images.decode(path), upright, 8)
 
 
 def test_damaged_exif_leaves_the_pixels(tmp_path):
@@ -189,8 +199,7 @@ def test_jpeg_pixels_are_those_of_pillow(tmp_path, size, kwargs):
     draw = np.random.default_rng(0)
     pixels = _gradient(*size) // 2 + draw.integers(0, 128, (*size, 3), np.uint8)
     path = _save(tmp_path / 'a.jpg', Image.fromarray(pixels), **kwargs)
-    with Image.open(path) as image:
-        assert images._plain_jpeg(image) is not None
+    assert images._plain_jpeg(path, 10**6, 0) is not None
     for min_side in (0, 1, 3, 7, 8, 16, 17, 32, 60):
         with Image.open(path) as image:
             if min_side:
@@ -213,8 +222,7 @@ def test_pillow_decides_on_damaged_and_long_jpeg_files(tmp_path, monkeypatch):
         images.decode(path)
     monkeypatch.setattr(images, '_MAX_JPEG_BYTES', len(data) - 1)
     path.write_bytes(data)
-    with Image.open(path) as image:
-        assert images._plain_jpeg(image) is None
+    assert images._plain_jpeg(path, 10**6, 0) is None
     np.testing.assert_array_equal(images.decode(path), expected)
 
 

@@ -112,12 +112,13 @@ def rate(batches, count, batch_size):
     return count * batch_size / (time.perf_counter() - began)
 
 
-def measure(resolution, count=256, batch_size=16, repeats=5, workers=None):
+def measure(resolution, count=2048, timed=512, batch_size=16, repeats=5, workers=None):
     """Rates at one resolution.
 
     Args:
       resolution: R, also of the files.
-      count: files, and about the images of one timing.
+      count: files. Of few, TFDS starts each epoch anew most of the time.
+      timed: images of one timing, about.
       batch_size: images.
       repeats: timings of each, by turns.
       workers: threads; the machine's cores by default.
@@ -126,7 +127,7 @@ def measure(resolution, count=256, batch_size=16, repeats=5, workers=None):
       dict: resolution, kind, images per second and core of both, their ratio.
     """
     workers = workers or os.cpu_count()
-    batches = max(1, count // batch_size)
+    batches = max(1, timed // batch_size)
     with tempfile.TemporaryDirectory() as folder:
         sources, paths = prepare(pathlib.Path(folder), count, resolution)
         for kind, arguments in sources.items():
