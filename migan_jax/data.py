@@ -4,8 +4,8 @@
 batches. Batch k of training is a function of (seed, k, host): no iterator state is
 stored, and `start_batch=k` continues exactly where an interrupted run stopped.
 
-Everything is numpy, image decoders and threads (decoders release the interpreter lock); only
-opening a TFDS source imports TensorFlow, to read undecoded records.
+Everything is numpy, image decoders and threads (decoders release the interpreter lock);
+only opening a TFDS source imports TensorFlow, to read undecoded records.
 """
 
 import collections

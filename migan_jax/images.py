@@ -41,8 +41,8 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
 
 # Larger JPEG files are left to Pillow, which reads piece by piece.
 _MAX_JPEG_BYTES = 2**26
-# Start of image, then a segment; where the compressed pixels start.
-_JPEG, _SCAN = b'\xff\xd8\xff', b'\xff\xda'
+# Start of image, then a segment.
+_JPEG = b'\xff\xd8\xff'
 # Of EXIF and XMP data, which may turn the picture, and of files with several pictures.
 _NOT_PLAIN = (b'Exif\0\0', b'Orientation', b'MPF\0')
 
@@ -109,11 +109,9 @@ def _plain_jpeg(file, max_pixels, min_side):
     """
     try:
         data = _jpeg_bytes(file)
-        if data is None:
-            return None
+        header = data and _jpeg_header(data)
         # Of other pictures in the same file, and of rotations, Pillow knows.
-        header = data[:data.find(_SCAN)]
-        if any(word in header for word in _NOT_PLAIN):
+        if header is None or any(word in header for word in _NOT_PLAIN):
             return None
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
         if colors not in ('YCbCr', 'RGB') or height * width > max_pixels:
@@ -145,6 +143,19 @@ def _jpeg_bytes(file):
     file.seek(0)
     data = file.read(_MAX_JPEG_BYTES + 1)
     return data if len(data) <= _MAX_JPEG_BYTES else None
+
+
+def _jpeg_header(data):
+    """What precedes the compressed pixels; None if it is not segment after segment."""
+    at = 2
+    while True:
+        start = data[at:at + 4]
+        length = int.from_bytes(start[2:], 'big')
+        if len(start) < 4 or start[0] != 0xff or start[1] == 0xff or length < 2:
+            return None
+        if start[1] == 0xda:
+            return data[:at]
+        at += 2 + length
 
 
 def stored_size(file, *, max_pixels=MAX_PIXELS):

@@ -122,6 +122,18 @@ def test_exif_orientation(tmp_path, orientation, suffix, tolerance):
     _check_close(images.decode(path), upright, tolerance)
 
 
+def test_orientation_after_a_thumbnail(tmp_path):
+    upright = _gradient(6, 10)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = _save(tmp_path / 'a.jpg', Image.fromarray(upright[::-1, ::-1].copy()),
+                 exif=exif, quality=95, subsampling=0)
+    data = path.read_bytes()
+    # A segment in which pixels seem to start, as in that of a small JPEG picture.
+    path.write_bytes(data[:2] + b'\xff\xed\x00\x06\xff\xda\x00\x02' + data[2:])
+    _check_close(images.decode(path), upright, 8)
+
+
 def test_orientation_in_xmp_data(tmp_path):
     xmp = (b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description '
            b'tiff:Orientation="3"/></rdf:RDF></x:xmpmeta>')
