@@ -114,7 +114,8 @@ def run_all(out):
     Returns:
       whether all succeeded.
     """
-    results = {'machine': machine()}
+    with cli.needs('export'):
+        results = {'machine': machine()}
     for name, arguments in _ALL.items():
         print(f'--- {name}', flush=True)
         done = subprocess.run([sys.executable, __file__, *arguments],
@@ -133,10 +134,12 @@ def main(argv):
     what = args.what or ('models' if flags.FLAGS['models'].present else 'train')
     # Imported where needed: training steps are timed without onnxruntime, too.
     if what == 'exports':
-        import benchmark_exports
+        with cli.needs('export'):
+            import benchmark_exports
         return benchmark_exports.main(argv)
     if what == 'models':
-        import benchmark_models
+        with cli.needs('export'):
+            import benchmark_models
         return benchmark_models.main(argv)
     if what == 'data':
         import benchmark_data
