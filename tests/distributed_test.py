@@ -71,6 +71,8 @@ def test_two_processes_train_and_evaluate_as_one(alone, pair):
 
 def test_checkpoint_of_two_processes_goes_on_in_one(alone, pair):
     folder, _ = pair
+    with jax.enable_x64(True):
+        assert tiny.final_state(str(folder / 'run')).step == 3
     text = Run(folder / 'run', 4, DOUBLE, devices=4, cache=f'{alone}.cache',
                x64=True).wait()
     assert 'from iteration 3' in text
@@ -101,6 +103,17 @@ def test_killed_process_ends_the_other_and_the_job_continues(tmp_path):
     assert all('stopped by SIGTERM after iteration' in text for text in texts)
     latest = max(int(p.name) for p in (tmp_path / 'run' / 'checkpoints').iterdir())
     assert f'holds iteration {latest}' in texts[0]
+
+
+@pytest.mark.slow
+def test_two_processes_in_float32(tmp_path):
+    Run(tmp_path / 'alone', 3, devices=4, optimised=True).wait()
+    for run in start_group(2, tmp_path / 'pair', 3, devices=2, cache=tmp_path / 'cache',
+                           optimised=True):
+        run.wait()
+    assert_equal_states(leaves(tmp_path / 'pair'), leaves(tmp_path / 'alone'), 1e-5)
+    assert_equal_figures(
+        figures(tmp_path / 'pair', 3), figures(tmp_path / 'alone', 3), 1e-4)
 
 
 @pytest.mark.slow

@@ -97,12 +97,13 @@ def test_random_noise_differs_per_layer_and_sample_and_needs_strength():
     x = x.at[1].set(x[0])
     variables = jax.jit(model.init)(
         {'params': jax.random.key(1), 'noise': jax.random.key(2)}, x)
+    # Optimised, so that both modes' programs round alike.
     apply = jax.jit(
         lambda v, mode: model.apply(v, x, mode, rngs={'noise': jax.random.key(3)})[0],
-        static_argnums=1)
+        static_argnums=1, compiler_options={
+            'xla_backend_optimization_level': 3, 'xla_cpu_use_fusion_emitters': True})
     # Strength is 0 at the start: all modes agree.
-    np.testing.assert_allclose(
-        apply(variables, 'random'), apply(variables, 'none'), atol=1e-5)
+    np.testing.assert_array_equal(apply(variables, 'random'), apply(variables, 'none'))
     strong = jax.tree.map(lambda a: a if a.ndim else jnp.ones_like(a), variables)
     image = apply(strong, 'random')
     assert jnp.abs(image[0] - image[1]).max() > 1e-3
