@@ -230,7 +230,7 @@ class Model:
             for picture, result, k in zip(pictures, painted, known)])
 
     def export(self, path, format=None, *, half=False, drop_noise_at_4x4=False,
-               dynamic_size=False, upstream_crop=False, drop_clamps=False,
+               dynamic_size=False, upstream_crop=False, keep_clamps=False,
                tolerance=None):
         """Writes the model for another runtime, runs the file and compares it with JAX.
 
@@ -245,13 +245,14 @@ class Model:
           drop_noise_at_4x4: 'pt': leave out the noise that its layout has no place for.
           dynamic_size: 'onnx': take other sizes than R x R.
           upstream_crop: 'onnx_pipeline': stretch crops as the published pipeline does.
-          drop_clamps: 'onnx', 'onnx_pipeline': leave out the clamps at 256.
+          keep_clamps: 'onnx', 'onnx_pipeline': keep the clamps at 256 also where no
+            activation came near them in the pictures tried; a tenth slower.
           tolerance: largest difference to JAX, of outputs about [-1, 1]; 1e-3, or 2e-2
             with `half`.
 
         Returns:
           dict: 'path', 'format', 'bytes', 'random' (the differences measured),
-          'tolerance', 'operators'.
+          'tolerance', 'operators'; of ONNX also 'largest_activation'.
 
         Raises:
           ValueError: unknown format, not a model that it can hold, or the file differs
@@ -279,7 +280,7 @@ class Model:
             target = target / formats[format].file
         target.parent.mkdir(parents=True, exist_ok=True)
         options = exporting.Options(half, drop_noise_at_4x4, dynamic_size,
-                                    upstream_crop, drop_clamps, tolerance)
+                                    upstream_crop, keep_clamps, tolerance)
         if state_lib.is_comodgan(self.config):
             exporting.check_comodgan_has([format], options, None)
         # float32 whatever the model was trained in.

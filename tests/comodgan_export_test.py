@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from configs import default
+from migan_jax.export import clamps
 from migan_jax.export import comodgan_onnx
 from migan_jax.export import comodgan_torch
 from migan_jax.export import exporting
@@ -144,15 +145,18 @@ def test_saturated_and_tiny_values(name, factor):
     assert golden.relative_error(run_torch(module, x, z), expected) < 1e-4
 
 
-def test_clamps_can_be_dropped():
+def test_clamps_far_from_every_activation_are_left_out():
     config, variables, paint = small()
-    model = comodgan_onnx.build_comodgan(config, variables, drop_clamps=True)
+    measured = clamps.measure(config, variables)
+    model = comodgan_onnx.build_comodgan(config, variables, largest=measured)
     assert not any(node.op_type == 'Clip' for node in model.graph.node)
     x, z = sample()
     assert golden.relative_error(run_onnx(model, x, z), paint(variables, x, z)) < 1e-5
     large = scaled(variables, 'bias', 300)
-    model = comodgan_onnx.build_comodgan(config, large, drop_clamps=True)
-    assert golden.relative_error(run_onnx(model, x, z), paint(large, x, z)) > 1e-2
+    for largest, equal in ((clamps.measure(config, large), True), (measured, False)):
+        model = comodgan_onnx.build_comodgan(config, large, largest=largest)
+        error = golden.relative_error(run_onnx(model, x, z), paint(large, x, z))
+        assert error < 1e-4 if equal else error > 1e-2
 
 
 @pytest.fixture(scope='module')

@@ -6,6 +6,8 @@ import onnxruntime
 import pytest
 
 from configs import default
+from migan_jax.export import clamps
+from migan_jax.export import comparison
 from migan_jax.export import onnx_core
 from migan_jax import state as state_lib
 from migan_jax.generator import Decoder
@@ -89,33 +91,82 @@ def operators(model):
     return {node.op_type for node in model.graph.node}
 
 
+def clips(model):
+    return sum(node.op_type == 'Clip' for node in model.graph.node)
+
+
 def test_clamps_bind():
     """Activations far beyond the clamp, in encoder and decoder."""
     config = small_config()
     generator, variables = random_variables(config, bias=200.0, strength=200.0)
     x = random_input(32)
     wanted = expected(generator, variables, x)
-    core = onnx_core.build_core(config, variables)
-    assert relative_error(run(core, x), wanted) < 1e-4
-    without = onnx_core.build_core(config, variables, drop_clamps=True)
+    measured = clamps.measure(config, variables)
+    for largest in (None, measured):
+        core = onnx_core.build_core(config, variables, largest=largest)
+        assert relative_error(run(core, x), wanted) < 1e-4
+    without = onnx_core.build_core(config, variables, largest=[0.0] * len(measured))
+    assert clips(without) == 0
     assert relative_error(run(without, x), wanted) > 0.1
 
 
-def test_dropped_clamps_change_nothing_where_none_binds():
+def test_clamps_far_from_every_activation_are_left_out():
     config = small_config()
     generator, variables = random_variables(config)
     x = random_input(32)
-    without = onnx_core.build_core(config, variables, drop_clamps=True)
-    assert 'Clip' not in operators(without)
+    measured = clamps.measure(config, variables)
+    without = onnx_core.build_core(config, variables, largest=measured)
+    assert clips(without) == 0
     assert relative_error(run(without, x), expected(generator, variables, x)) < 1e-4
+
+
+@pytest.mark.parametrize('value, kept', [(63.9, 0), (64.1, 1), (np.inf, 1), (np.nan, 1)])
+def test_a_clamp_is_kept_from_a_quarter_of_it_on(value, kept):
+    config = small_config()
+    _, variables = random_variables(config)
+    largest = [0.0] * len(clamps.measure(config, variables))
+    largest[-1] = value                       # its bounds do not exclude the clamp
+    assert clips(onnx_core.build_core(config, variables, largest=largest)) == kept
+
+
+def test_clamps_are_measured_in_the_network():
+    """One depthwise activation of JAX is the measured one."""
+    config = small_config()
+    generator, variables = random_variables(config, bias=1.0)
+    white = comparison.Picture(np.full((32, 32, 3), 255, np.uint8),
+                               np.ones((32, 32), bool))
+    x = comparison.model_inputs(
+        [*comparison.random_pictures(32), *comparison.extreme_pictures(32)], 32)
+    # The first activation is that of fromrgb.
+    _, values = jax.jit(lambda x: generator.apply(
+        variables, x, 'const', capture_intermediates=lambda module, _:
+            module.name == 'fromrgb'))(x)
+    value, = jax.tree.leaves(values['intermediates'])
+    assert clamps.measure(config, variables)[0] == pytest.approx(
+        np.abs(value).max(), rel=1e-5)
+    # White is among the extreme pictures; it changes nothing to try it again.
+    assert clamps.measure(config, variables, [white]) == clamps.measure(
+        config, variables)
+
+
+def test_pictures_count():
+    """One can go beyond all that is tried without it."""
+    config = small_config()
+    _, variables = random_variables(config)
+    rng = np.random.default_rng(0)
+    picture = comparison.Picture(rng.choice(np.uint8([0, 255]), (32, 32, 3)),
+                                 rng.choice([False, True], (32, 32)))
+    without, measured = (clamps.measure(config, variables, pictures)
+                         for pictures in ([], [picture]))
+    assert np.all(np.array(measured) >= without)
+    assert measured != without
 
 
 def test_clamps_are_left_out_only_where_inputs_cannot_reach_them():
     config = small_config()
     generator, variables = random_variables(config)
     core = onnx_core.build_core(config, variables)
-    clips = sum(node.op_type == 'Clip' for node in core.graph.node)
-    assert 0 < clips < sum(node.op_type == 'LeakyRelu' for node in core.graph.node)
+    assert 0 < clips(core) < sum(node.op_type == 'LeakyRelu' for node in core.graph.node)
     # The corners of the input's range, in all signs.
     signs = np.random.default_rng(3).choice([-1, 1], (8, 32, 32, 4))
     x = (signs * np.array([0.5, 1, 1, 1])).astype(np.float32)

@@ -230,6 +230,34 @@ def test_options_of_the_graphs(tmp_path, checkpoint):
     assert y.shape == (2, 3, 64, 96)
 
 
+def clips(path):
+    return exporting.count_onnx(path)['Clip']
+
+
+@pytest.mark.parametrize('name', ['onnx', 'onnx_pipeline'])
+def test_clamps_are_kept_on_request(tmp_path, checkpoint, exported, name):
+    report, = exporting.run(
+        checkpoint, tmp_path, [name], exporting.Options(keep_clamps=True))
+    assert clips(tmp_path / report['file']) > clips(exported[0] / report['file'])
+    assert 'largest_activation' not in report
+    assert metadata_of(tmp_path / report['file'])['clamps'] == (
+        'wherever an activation could reach 256')
+
+
+def test_the_largest_activation_is_told(exported):
+    out, reports = exported
+    assert 0 < reports['onnx']['largest_activation'] < 64
+    assert clips(out / 'migan.onnx') == 0
+    assert 'clamps at 256 kept where one reached 64' in exporting.describe(
+        reports['onnx'])
+    text = metadata_of(out / 'migan.onnx')['clamps']
+    assert f'{reports["onnx"]["largest_activation"]:.3g}' in text
+
+
+def metadata_of(path):
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
 # Failures.
 
 

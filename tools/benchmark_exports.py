@@ -9,7 +9,7 @@ so that whatever else the machine does hits all alike:
   resize times a mask, 4x4 filters, gains, noise strengths and clamps as operators of
   their own), the standard to compare with;
 * core: the graph of tools/to_torch.py --formats=onnx, its float16 file, and the same
-  graph with --drop_clamps;
+  graph with --keep_clamps;
 * pipeline: u8 in, u8 out, on square pictures of the model's resolution, 1080p and
   12 megapixels with a hole of a fifth of each side;
 * torchscript: migan_traced.pt; jax: the deployed generator, compiled for this machine
@@ -32,6 +32,7 @@ import torch
 
 from configs import default
 from migan_jax import cli
+from migan_jax.export import clamps
 from migan_jax.export import onnx_core
 from migan_jax.export import onnx_pipeline
 from migan_jax.export import onnx_quantize
@@ -231,14 +232,14 @@ def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
     # As in the published weights.
     config.model.noise_at_4x4 = False
     variables = random_variables(config)
-    core_model = onnx_core.build_core(config, variables)
+    largest = clamps.measure(config, variables)
+    core_model = onnx_core.build_core(config, variables, largest=largest)
     plain, plain_mb = session(_PlainBuilder(resolution).model(variables), threads)
     core, core_mb = session(core_model, threads)
     half, half_mb = session(onnx_quantize.to_half(core_model), threads)
-    unclamped, _ = session(
-        onnx_core.build_core(config, variables, drop_clamps=True), threads)
+    clamped, _ = session(onnx_core.build_core(config, variables), threads)
     pipeline, pipeline_mb = session(
-        onnx_pipeline.build_pipeline(config, variables), threads)
+        onnx_pipeline.build_pipeline(config, variables, largest=largest), threads)
     # What the model sees: [mask - 0.5, image * mask] of a hole in the middle.
     x = np.random.default_rng(0).uniform(-1, 1, (1, 4, resolution, resolution))
     known = picture_feed(resolution, resolution)['mask'] == 255
@@ -248,7 +249,7 @@ def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
     sizes = {f'{resolution}x{resolution}': (resolution, resolution),
              **(PICTURES if pictures is None else pictures)}
     jobs = {name: functools.partial(runner.run, None, x) for name, runner in (
-        ('plain', plain), ('core', core), ('half', half), ('unclamped', unclamped))}
+        ('plain', plain), ('core', core), ('half', half), ('clamped', clamped))}
     jobs['torchscript'] = torchscript_job(config, variables, x['input'], threads)
     jobs['jax'] = jax_job(config, variables, x['input'])
     for name, size in sizes.items():
@@ -260,7 +261,8 @@ def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
         'resolution': resolution, 'threads': threads,
         **{f'{name}_s': value for name, value in seconds.items()},
         'plain_over_core': seconds['plain'] / seconds['core'],
-        'plain_over_unclamped': seconds['plain'] / seconds['unclamped'],
+        'plain_over_clamped': seconds['plain'] / seconds['clamped'],
+        'largest_activation': max(largest),
         'difference_plain_core': largest_difference((plain, core), x),
         'plain_mb': plain_mb, 'core_mb': core_mb, 'half_mb': half_mb,
         'pipeline_mb': pipeline_mb,

@@ -16,6 +16,10 @@ composited.
 Of a Co-Mod-GAN the first three are written: comodgan.pt, comodgan_traced.pt and
 comodgan.onnx. Their second input is the latent `z`, f32[N, z_dim], normal.
 
+In the ONNX files a clamp of the network, at +-256, is left out where no activation
+reached a quarter of it, on random and extreme pictures and on --images, or where none
+can; --keep_clamps keeps the former.
+
 --half stores weights as float16, input and output stay float32. --int8 adds
 migan_int8.onnx, quantised with the activations that --calibration_images and
 --calibration_masks (white = known) cause.
@@ -56,9 +60,9 @@ def define_flags():
     flags.DEFINE_bool('dynamic_size', False, 'migan.onnx: take other sizes than R x R.')
     flags.DEFINE_bool('upstream_crop', False,
                       'migan_pipeline.onnx: stretch crops as the published pipeline.')
-    flags.DEFINE_bool('drop_clamps', False,
-                      'ONNX: leave out the clamps at +-256, a tenth faster; compare with '
-                      '--images of your own.')
+    flags.DEFINE_bool('keep_clamps', False,
+                      'ONNX: keep the clamps at +-256 also where no activation came near '
+                      'them; a tenth slower.')
     flags.DEFINE_float('tolerance', None,
                        f'Largest difference to JAX; {exporting.TOLERANCE}, or '
                        f'{exporting.HALF_TOLERANCE} with --half.')
@@ -73,7 +77,7 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     options = exporting.Options(
         args.half, args.drop_noise_at_4x4, args.dynamic_size, args.upstream_crop,
-        args.drop_clamps, args.tolerance)
+        args.keep_clamps, args.tolerance)
     calibration = (args.calibration_images, args.calibration_masks)
     if args.int8 != all(calibration) or any(calibration) != all(calibration):
         raise exporting.ExportFailed(

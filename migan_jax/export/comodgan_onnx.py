@@ -28,7 +28,7 @@ from migan_jax.layers import FIR_TAPS
 from migan_jax.layers import resolutions
 from migan_jax.layers import SQRT2
 
-# Bound of values that no activation needs a bound of.
+# Bound of values that nothing is known of.
 UNKNOWN = 1e30
 
 
@@ -50,7 +50,7 @@ class _Builder(onnx_core.CoreBuilder):
     def limit(self, x):
         """Leaky ReLU and clamp of a value of unknown range: name -> name."""
         x = self.graph.op('LeakyRelu', x, alpha=onnx_core.NEGATIVE_SLOPE)
-        if not self.clamps:
+        if not self.must_clamp(UNKNOWN):
             return x
         limit = np.float32(onnx_core.LIMIT)
         return self.graph.op('Clip', x, -limit, limit)
@@ -195,7 +195,7 @@ def _dense_weights(params, gain, lr_multiplier=1.0):
     return (kernel * factor).astype(np.float32), bias.astype(np.float32)
 
 
-def build_comodgan(config, variables, *, drop_clamps=False, metadata=None):
+def build_comodgan(config, variables, *, largest=None, metadata=None):
     """The generator as an ONNX model, in evaluation mode and without truncation.
 
     Input `input`, f32 [N, 4, R, R]: [mask - 0.5, image * mask], mask first, 1 = known
@@ -207,7 +207,7 @@ def build_comodgan(config, variables, *, drop_clamps=False, metadata=None):
     Args:
       config: ConfigDict; `config.model` is read.
       variables: {'params', 'noise'} of `comodgan.Generator`.
-      drop_clamps: see `onnx_core.build_core`.
+      largest: see `onnx_core.build_core`.
       metadata: {str: str} for the file's `metadata_props`.
 
     Returns:
@@ -222,7 +222,7 @@ def build_comodgan(config, variables, *, drop_clamps=False, metadata=None):
     onnx_core.check_finite(variables)
     graph = onnx_core.GraphBuilder()
     builder = _Builder(graph, 'input', resolution, dynamic_size=False, one=None,
-                       clamps=not drop_clamps)
+                       largest=largest)
     builder.comodgan(variables['params'], onnx_core.noise_planes(variables), 'z',
                      'output')
     float32, sides = onnx.TensorProto.FLOAT, [resolution] * 2

@@ -12,6 +12,7 @@ from PIL import Image
 from migan_jax import images as image_files
 from migan_jax import inpaint
 from migan_jax import mask_files
+from migan_jax import state as state_lib
 
 
 class Picture(NamedTuple):
@@ -31,6 +32,20 @@ def random_pictures(resolution, count=2):
         known[top:top + height + 1, left:left + width + 1] = False
         pictures.append(Picture(image, known))
     return pictures
+
+
+def extreme_pictures(resolution):
+    """Flat colours, chequers, and holes of half and all of the picture, R x R."""
+    whole = np.ones((resolution, resolution), bool)
+    corners = np.indices((2, 2, 2)).reshape(3, -1).T          # of the RGB cube
+    images = [np.broadcast_to(corner, (*whole.shape, 3)) for corner in corners]
+    rows, columns = np.indices(whole.shape)
+    for size in (1, resolution // 8):
+        chequer = (rows // size + columns // size) % 2
+        images.append(np.repeat(chequer[..., None], 3, -1))
+    pictures = [Picture((255 * image).astype(np.uint8), whole) for image in images]
+    white = pictures[len(corners) - 1].image
+    return [*pictures, Picture(white, columns < resolution // 2), Picture(white, ~whole)]
 
 
 def odd_pictures(resolution):
@@ -87,6 +102,22 @@ def squash(picture, resolution):
 def model_inputs(pictures, resolution):
     """The generator's inputs: f32[N, R, R, 4]."""
     return np.stack([inpaint.model_input(*squash(p, resolution)) for p in pictures])
+
+
+def network_inputs(config, x):
+    """All that a network takes with x: for Co-Mod-GAN also z, the same in every call.
+
+    Args:
+      config: ConfigDict.
+      x: f32[N, R, R, 4].
+
+    Returns:
+      [x] or [x, f32[N, z_dim]].
+    """
+    if not state_lib.is_comodgan(config):
+        return [x]
+    size = len(x), config.model.comodgan.z_dim
+    return [x, np.random.default_rng(0).standard_normal(size, np.float32)]
 
 
 def decibels(a, b):

@@ -5,6 +5,7 @@ of `run`.
 """
 
 import collections
+import functools
 import importlib.metadata
 import json
 import math
@@ -22,6 +23,7 @@ import onnx
 import onnxruntime
 import torch
 
+from migan_jax.export import clamps
 from migan_jax.export import comodgan_onnx
 from migan_jax.export import comodgan_torch
 from migan_jax.export import comparison
@@ -34,12 +36,16 @@ from migan_jax import state as state_lib
 from migan_jax import storage
 from migan_jax import torch_map
 from migan_jax.layers import channels
+from migan_jax.layers import CLAMP
 from migan_jax.layers import FIR_TAPS
 
 INT8 = 'migan_int8.onnx'
 
 # Largest difference to JAX, of outputs about [-1, 1].
 TOLERANCE, HALF_TOLERANCE = 1e-3, 2e-2
+
+# From which measured activation on a clamp at `CLAMP` is kept.
+KEPT_FROM = CLAMP / onnx_core.HEADROOM
 
 
 class ExportFailed(ValueError):
@@ -54,11 +60,13 @@ class Model(NamedTuple):
       variables: {'params', 'noise'} of the deployed generator.
       generate: f32[N, R, R, 4] -> f32[N, R, R, 3], JAX in float32.
       metadata: {str: str} for the files.
+      largest: -> what `clamps.measure` says of it.
     """
     config: Any
     variables: dict
     generate: Callable
     metadata: dict[str, str]
+    largest: Callable
 
 
 class Options(NamedTuple):
@@ -67,7 +75,7 @@ class Options(NamedTuple):
     drop_noise_at_4x4: bool = False
     dynamic_size: bool = False
     upstream_crop: bool = False
-    drop_clamps: bool = False
+    keep_clamps: bool = False
     tolerance: float | None = None
 
     @property
@@ -120,7 +128,8 @@ def from_deployed(config, variables, source, step):
     }
     if is_comodgan:
         metadata['z'] = f'{config.model.comodgan.z_dim} normal numbers for each image'
-    return Model(config, variables, jax_generator(config, variables), metadata)
+    return Model(config, variables, jax_generator(config, variables), metadata,
+                 functools.cache(lambda: clamps.measure(config, variables)))
 
 
 def version():
@@ -140,23 +149,7 @@ def jax_generator(config, variables):
     paint = jax.jit(lambda x, *z: generator.apply(variables, x, 'const', *z)[0])
     return lambda x: np.concatenate([
         paint(*(value[None] for value in sample))
-        for sample in zip(*network_inputs(config, x))])
-
-
-def network_inputs(config, x):
-    """All that a network takes with x: for Co-Mod-GAN also z, the same in every call.
-
-    Args:
-      config: ConfigDict.
-      x: f32[N, R, R, 4].
-
-    Returns:
-      [x] or [x, f32[N, z_dim]].
-    """
-    if not state_lib.is_comodgan(config):
-        return [x]
-    size = len(x), config.model.comodgan.z_dim
-    return [x, np.random.default_rng(0).standard_normal(size, np.float32)]
+        for sample in zip(*comparison.network_inputs(config, x))])
 
 
 def drop_noise_at_4x4(config, variables):
@@ -281,7 +274,7 @@ def check_layout(path, state, expected):
 def run_torch(module, config):
     """A torch module or TorchScript function for NHWC arrays."""
     def generate(x):
-        x, *z = network_inputs(config, x)
+        x, *z = comparison.network_inputs(config, x)
         with torch.inference_mode():
             y = module(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()),
                        *map(torch.from_numpy, z))
@@ -315,19 +308,39 @@ def torch_script(path):
         return torch.jit.load(str(path))
 
 
+def clamps_of(model, options):
+    """Which clamps an ONNX graph gets.
+
+    Returns:
+      `largest` of `onnx_core.build_core`.
+      {str: str} for the file.
+      dict for the report.
+    """
+    if options.keep_clamps:
+        return None, {'clamps': 'wherever an activation could reach 256'}, {}
+    largest = model.largest()
+    return largest, {
+        'clamps': f'where an activation reached {KEPT_FROM:g} in the pictures tried when '
+                  f'exporting; the largest was {max(largest):.3g}'
+    }, {'largest_activation': max(largest)}
+
+
 def write_onnx(model, path, options):
-    shared = {'drop_clamps': options.drop_clamps, 'metadata': model.metadata}
+    largest, said, notes = clamps_of(model, options)
+    shared = {'largest': largest, 'metadata': model.metadata | said}
     if state_lib.is_comodgan(model.config):
         proto = comodgan_onnx.build_comodgan(model.config, model.variables, **shared)
     else:
         proto = onnx_core.build_core(model.config, model.variables,
                                      dynamic_size=options.dynamic_size, **shared)
     save_onnx(proto, path, options)
+    return notes
 
 
 def write_onnx_pipeline(model, path, options):
     resolution = model.config.model.resolution
-    metadata = model.metadata | {
+    largest, said, notes = clamps_of(model, options)
+    metadata = model.metadata | said | {
         'input': 'image u8[1, 3, H, W], mask u8[1, 1, H, W]; output u8[1, 3, H, W]',
         'mask_polarity': '255 = known, any smaller value = hole',
         'channel_order': 'red, green, blue', 'value_range': '0 to 255',
@@ -336,7 +349,8 @@ def write_onnx_pipeline(model, path, options):
     }
     save_onnx(onnx_pipeline.build_pipeline(
         model.config, model.variables, upstream_crop=options.upstream_crop,
-        drop_clamps=options.drop_clamps, metadata=metadata), path, options)
+        largest=largest, metadata=metadata), path, options)
+    return notes
 
 
 def save_onnx(proto, path, options):
@@ -353,7 +367,7 @@ def run_onnx(path, config):
     session = onnx_session(path)
 
     def generate(x):
-        x, *z = network_inputs(config, x)
+        x, *z = comparison.network_inputs(config, x)
         x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
         y, = session.run(['output'], dict(zip(('input', 'z'), (x, *z))))
         return y.transpose(0, 2, 3, 1)
@@ -586,6 +600,8 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
     formats = files if formats is None else formats
     if state_lib.is_comodgan(model.config):
         check_comodgan_has(formats, options, calibration)
+    model = model._replace(largest=functools.cache(lambda: clamps.measure(
+        model.config, model.variables, [*pictures, *calibration_pictures])))
     reports = []
     for name in [*dict.fromkeys(formats), *(['int8'] if calibration else [])]:
         file = INT8 if name == 'int8' else files[name].file
@@ -637,6 +653,9 @@ def describe(report):
                 f'  against {words}: max {values["max"]:.2e}, '
                 f'mean {values["mean"]:.2e}; '
                 + ('composites equal' if psnr is None else f'composites {psnr:.1f} dB'))
+    if 'largest_activation' in report:
+        lines.append(f'  largest activation: {report["largest_activation"]:.3g}; clamps '
+                     f'at {CLAMP:g} kept where one reached {KEPT_FROM:g}')
     if report.get('operators'):
         lines.append('  operators: ' + ', '.join(
             f'{count} {kind}' for kind, count in report['operators'].items()))

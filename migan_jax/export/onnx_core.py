@@ -10,8 +10,9 @@ another value, but not both. Hence:
   activation here is the network's divided by sqrt(2), and the clamp is at
   256 / sqrt(2). Leaky ReLU commutes with positive factors.
 * The clamp is a second activation, so it rides on a 1x1 depthwise convolution with
-  kernel 1. It is left out where interval arithmetic shows that no input in the
-  documented range reaches it.
+  kernel 1: a pass over memory, a tenth of the graph's time. It is left out where
+  interval arithmetic shows that no input in the documented range reaches it, or where
+  activations were measured (see `clamps`) and stayed far below it.
 * Upsampling is a nearest resize and the depthwise kernel outer([1, 2, 1]) / 16:
   nearest gives n[2i] = n[2i+1] = x[i], so that (n[k-1] + 2 n[k] + n[k+1]) / 4 is
   .75 x[i] + .25 x[i-1] or .75 x[i] + .25 x[i+1], also at the border, where both are
@@ -45,6 +46,10 @@ UP_TAPS = (1 / 4, 2 / 4, 1 / 4)
 
 # Every activation in the graph is the network's divided by its gain.
 LIMIT = CLAMP / SQRT2
+
+# Activations that were measured have to be this many times smaller than the clamp for
+# it to be left out.
+HEADROOM = 4
 
 
 class GraphBuilder:
@@ -158,17 +163,19 @@ class CoreBuilder:
       resolution: R.
       dynamic_size: H and W are not R but multiples of R / 4.
       one: None, or the name of an int64 [1] that is 1, as N then is.
-      clamps: whether activations are clamped.
+      largest: None, or for each activation, in the order in which they are built, the
+        largest magnitude that was measured.
     """
 
-    def __init__(self, graph, image, resolution, dynamic_size, one, clamps):
+    def __init__(self, graph, image, resolution, dynamic_size, one, largest):
         self.graph = graph
         self.image = image
         self.resolution = resolution
         self.dynamic_size = dynamic_size
         self.one = one
-        self.clamps = clamps
+        self.largest = largest
         self._batch = one
+        self._activations = 0
 
     def shape(self, channels, resolution):
         """Of a value where the model's own resolution has `resolution` pixels."""
@@ -207,14 +214,30 @@ class CoreBuilder:
         """A pass of its own for an activation that no other convolution can take."""
         return self.depthwise(x, np.ones((1, 1)))
 
+    def must_clamp(self, bound):
+        """Whether the next activation may need its clamp.
+
+        To be asked once for each activation, in the order of the nodes: the answer
+        depends on how often it was asked.
+
+        Args:
+          bound: the largest magnitude possible.
+        """
+        index = self._activations
+        self._activations += 1
+        # Room for rounding between the bounds and the graph's float32.
+        if bound < 0.999 * LIMIT:
+            return False
+        # Written so that NaN is clamped.
+        return self.largest is None or not self.largest[index] < CLAMP / HEADROOM
+
     def activate(self, x):
         """Leaky ReLU and, where it can bind, the clamp; gain left to the reader."""
         name = self.graph.op('LeakyRelu', x.name, alpha=NEGATIVE_SLOPE)
         low, high = (np.where(bound >= 0, bound, NEGATIVE_SLOPE * bound)
                      for bound in (x.low, x.high))
         x = Feature(name, low, high)
-        # Room for rounding between the bounds and the graph's float32.
-        if not self.clamps or max(-low.min(), high.max()) < 0.999 * LIMIT:
+        if not self.must_clamp(max(-low.min(), high.max())):
             return x
         limits = np.float32(-LIMIT), np.float32(LIMIT)
         name = self.graph.op('Clip', self.identity(x).name, *limits)
@@ -390,13 +413,13 @@ def check_finite(variables):
 
 
 def add_core(graph, image, config, variables, *, dynamic_size=False, one=None,
-             drop_clamps=False):
+             largest=None):
     """Adds the generator to a graph.
 
     Args:
       graph: `GraphBuilder`.
       image: name of an f32 [N, 4, R, R] value, [mask - 0.5, image * mask].
-      config, variables, dynamic_size, drop_clamps: see `build_core`.
+      config, variables, dynamic_size, largest: see `build_core`.
       one: where N is known to be 1, the name of an int64 [1] that is 1 but comes from
         the graph's inputs, so that nothing is computed when the model is loaded.
 
@@ -406,12 +429,11 @@ def add_core(graph, image, config, variables, *, dynamic_size=False, one=None,
     resolution = config.model.resolution
     check_resolution(resolution)
     check_finite(variables)
-    builder = CoreBuilder(graph, image, resolution, dynamic_size, one, not drop_clamps)
+    builder = CoreBuilder(graph, image, resolution, dynamic_size, one, largest)
     return builder.generator(variables['params'], noise_planes(variables)).name
 
 
-def build_core(config, variables, *, dynamic_size=False, drop_clamps=False,
-               metadata=None):
+def build_core(config, variables, *, dynamic_size=False, largest=None, metadata=None):
     """The generator as an ONNX model.
 
     Input `input`, f32 [N, 4, R, R]: [mask - 0.5, image * mask], mask first, 1 = known
@@ -425,8 +447,10 @@ def build_core(config, variables, *, dynamic_size=False, drop_clamps=False,
         `state.load_deployed` returns them.
       dynamic_size: H and W are any multiples of R / 4. The noise planes, which belong
         to R x R, are repeated beyond and cut below it.
-      drop_clamps: leave out the clamps at +-256, a tenth of the time. Equal for
-        pictures that drive no activation there, which nothing checks at run time.
+      largest: None, for the network's function whatever the picture; or
+        `clamps.measure`'s numbers, to leave out the clamps at +-256 where activations
+        stayed `HEADROOM` times below.  The result is then the network's for pictures
+        that drive no activation beyond 256 there, which nothing checks at run time.
       metadata: {str: str} for the file's `metadata_props`.
 
     Returns:
@@ -438,7 +462,7 @@ def build_core(config, variables, *, dynamic_size=False, drop_clamps=False,
     """
     graph = GraphBuilder()
     result = add_core(graph, 'input', config, variables, dynamic_size=dynamic_size,
-                      drop_clamps=drop_clamps)
+                      largest=largest)
     for node in graph.nodes:
         for names in (node.input, node.output):
             for i, name in enumerate(names):

@@ -220,7 +220,7 @@ class _PipelineBuilder:
         return self.cast(self.op('Floor', levels), onnx.TensorProto.UINT8)
 
 
-def build_pipeline(config, variables, *, upstream_crop=False, drop_clamps=False,
+def build_pipeline(config, variables, *, upstream_crop=False, largest=None,
                    metadata=None, padding=PADDING):
     """The generator with crop, resize and blending as an ONNX model.
 
@@ -236,7 +236,7 @@ def build_pipeline(config, variables, *, upstream_crop=False, drop_clamps=False,
       variables: {'params', 'noise'} of the deployed generator.
       upstream_crop: squeeze a box that the picture cuts to an oblong into R x R, as
         the published pipeline does, instead of mirroring it to a square.
-      drop_clamps: see `onnx_core.build_core`.
+      largest: see `onnx_core.build_core`.
       metadata: {str: str} for the file's `metadata_props`.
       padding: pixels of context around the hole.
 
@@ -255,7 +255,7 @@ def build_pipeline(config, variables, *, upstream_crop=False, drop_clamps=False,
     seen = builder.seen('image', 'mask', box, sides)
     one = builder.op('Min', builder.length('image', ROWS), _scalar(1))
     painted = onnx_core.add_core(builder.graph, seen, config, variables, one=one,
-                                 drop_clamps=drop_clamps)
+                                 largest=largest)
     painted = builder.enlarge(painted, sides, box)
     known = builder.soften(builder.known(builder.crop('mask', box)))
     levels = builder.blend(painted, builder.crop('image', box), known)

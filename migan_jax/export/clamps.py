@@ -1,0 +1,64 @@
+"""How near a generator's activations come to the clamps at +-256.
+
+The clamps are there so that float16 does not overflow in training; activations of a
+trained generator stay far below them, and a graph without them is a tenth faster. So the
+exporter measures every activation, on noise, on pictures at the corners of the input's
+range and on those it is given, and `onnx_core` leaves out the clamps that had room to
+spare.
+"""
+
+import numpy as np
+import onnx
+from onnx import helper
+import onnxruntime
+
+from migan_jax import state as state_lib
+from migan_jax.export import comodgan_onnx
+from migan_jax.export import comparison
+from migan_jax.export import onnx_core
+from migan_jax.layers import SQRT2
+
+
+def measure(config, variables, pictures=()):
+    """The largest magnitude of each activation.
+
+    Args:
+      config: ConfigDict of a deployed generator, MI-GAN or Co-Mod-GAN.
+      variables: {'params', 'noise'}.
+      pictures: list of `comparison.Picture` to try besides random and extreme ones.
+
+    Returns:
+      list of float, in the order of the exported graph's activations; before clamping.
+
+    Raises:
+      ValueError: a parameter is not finite.
+    """
+    resolution = config.model.resolution
+    build = (comodgan_onnx.build_comodgan if state_lib.is_comodgan(config)
+             else onnx_core.build_core)
+    model, names = _with_largest(build(config, variables))
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=['CPUExecutionProvider'])
+    largest = np.zeros(len(names))
+    for picture in (*comparison.random_pictures(resolution),
+                    *comparison.extreme_pictures(resolution), *pictures):
+        x, *z = comparison.network_inputs(
+            config, comparison.model_inputs([picture], resolution))
+        x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        values = session.run(names, dict(zip(('input', 'z'), (x, *z))))
+        largest = np.maximum(largest, values)
+    return [float(SQRT2 * value) for value in largest]
+
+
+def _with_largest(model):
+    """A graph and the names of new outputs, the largest magnitude of each activation."""
+    graph = model.graph
+    names = []
+    for node in [node for node in graph.node if node.op_type == 'LeakyRelu']:
+        magnitude, name = f'{node.output[0]}_magnitude', f'{node.output[0]}_largest'
+        graph.node.append(helper.make_node('Abs', node.output, [magnitude]))
+        graph.node.append(helper.make_node('ReduceMax', [magnitude], [name], keepdims=0))
+        graph.output.append(
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
+        names.append(name)
+    return model, names
