@@ -202,20 +202,23 @@ class Progress:
 
     def __init__(self, what, total, say, every=10.0):
         self._what, self._total, self._say, self._every = what, total, say, every
-        self._started = time.monotonic()
-        self._due = self._started + 1
-        self._done = self._stored = 0
+        self._last = time.monotonic()
+        self._due = self._last + 1
+        self._done = self._fresh = 0
+        self._spent = 0.0
 
     def add(self, count, stored):
-        """Counts images; `stored` ones took no time worth mention."""
-        self._done += count
-        self._stored += count if stored else 0
+        """Counts images; `stored` ones say nothing of the time that others take."""
         now = time.monotonic()
-        fresh = self._done - self._stored
-        if now < self._due or not fresh:
+        self._done += count
+        if not stored:
+            self._fresh += count
+            self._spent += now - self._last
+        self._last = now
+        if now < self._due or not self._fresh:
             return
         self._due = now + self._every
-        left = (now - self._started) / fresh * (self._total - self._done)
+        left = self._spent / self._fresh * (self._total - self._done)
         self._say(f'{self._what}: {self._done:,} of {self._total:,} images, '
                   f'{duration(max(left, 0))} left')
 

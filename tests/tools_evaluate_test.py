@@ -462,14 +462,15 @@ def test_progress_counts_only_what_took_time(monkeypatch):
     monkeypatch.setattr(predictions.time, 'monotonic', lambda: now[0])
     said = []
     progress = predictions.Progress('set', 1000, said.append)
+    now[0] = 0.4
     progress.add(600, stored=True)
-    now[0] = 0.5
+    now[0] = 0.9
     progress.add(50, stored=False)
     assert said == []   # not yet a second
-    now[0] = 10.0
+    now[0] = 10.4
     progress.add(50, stored=False)   # ten seconds for 100, 300 are left
     assert said == ['set: 700 of 1,000 images, 0:00:30 left']
-    now[0] = 11.0
+    now[0] = 11.4
     progress.add(50, stored=False)
     assert len(said) == 1
 
