@@ -29,8 +29,8 @@ from processes import QUICK_TO_COMPILE
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = ['README.md', *(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))]
 EXECUTED = ('bash', 'python')
-# What the other blocks are: for another machine or device, or nothing to run. What `js`
-# blocks call is run in a browser by web_test.py.
+# What the other blocks are: for another machine or device, or nothing to run. web_test.py
+# runs the `js` block in a browser.
 SHOWN = ('console', 'js', 'kotlin', 'swift', 'text', 'mermaid', 'json')
 # It takes minutes: with --slow only.
 SLOW = ('docs/your_data.md',)

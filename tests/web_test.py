@@ -406,6 +406,40 @@ def other_model():
     ).SerializeToString()
 
 
+def snippet():
+    """The document's JavaScript, with its package at the server's address."""
+    text = (ROOT / 'docs' / 'converting.md').read_text()
+    block, = re.findall(r'^```js\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
+    return re.sub("from 'onnxruntime-web'", "from '/ort/ort.wasm.bundle.min.mjs'", block)
+
+
+def test_the_documented_call(browser, server, models):
+    """docs/converting.md: `inpaint` of a canvas's pixels."""
+    height, width = 41, 30
+    picture = photograph(height, width)
+    mask = np.full((height, width), 255, np.uint8)
+    mask[9:20, 12:29] = 0
+    alpha = np.full((height, width, 1), 200, np.uint8)
+    rgba = np.concatenate([picture, alpha], -1)
+    with opened(browser, server.address, service_workers='block') as page:
+        page.route('**/snippet.mjs', lambda route: route.fulfill(
+            body=snippet(), content_type='text/javascript'))
+        result = page.evaluate('''async ([rgba, known, width, height, model]) => {
+            const {inpaint} = await import('/snippet.mjs');
+            const ort = await import('/ort/ort.wasm.bundle.min.mjs');
+            const session = await ort.InferenceSession.create(model);
+            return Array.from(await inpaint(
+                session, Uint8ClampedArray.from(rgba), Uint8Array.from(known), width,
+                height));
+        }''', [rgba.ravel().tolist(), mask.ravel().tolist(), width, height,
+                 f'{server.address}/models/{models["pipeline"].name}'])
+    painted = np.reshape(result, rgba.shape)
+    np.testing.assert_array_equal(painted[..., 3:], alpha)
+    expected = run_pipeline(models['pipeline'], picture, mask)
+    assert difference(painted[..., :3], expected).max() <= 1
+    assert (painted[mask == 0][:, :3] != picture[mask == 0]).any()
+
+
 def test_runtime_missing(browser, models, tmp_path):
     web = tmp_path / 'web'
     shutil.copytree(serve_web.WEB, web, ignore=shutil.ignore_patterns('ort'))
