@@ -40,12 +40,14 @@ def measure(config, variables, pictures=()):
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=['CPUExecutionProvider'])
     largest = np.zeros(len(names))
-    for picture in (*comparison.random_pictures(resolution),
-                    *comparison.extreme_pictures(resolution), *pictures):
-        x, *z = comparison.network_inputs(
-            config, comparison.model_inputs([picture], resolution))
-        x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-        values = session.run(names, dict(zip(('input', 'z'), (x, *z))))
+    samples = comparison.model_inputs(
+        [*comparison.random_pictures(resolution),
+         *comparison.extreme_pictures(resolution), *pictures], resolution)
+    # One at a time; of a Co-Mod-GAN each with a z of its own.
+    for x, *z in zip(*comparison.network_inputs(config, samples)):
+        inputs = np.ascontiguousarray(x.transpose(2, 0, 1)), *z
+        values = session.run(names, {
+            name: value[None] for name, value in zip(('input', 'z'), inputs)})
         largest = np.maximum(largest, values)
     return [float(SQRT2 * value) for value in largest]
 
