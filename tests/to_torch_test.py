@@ -173,6 +173,10 @@ def test_outputs_equal_the_published_code(exported):
         assert golden.relative_error(image, expected) < 1e-4, name
 
 
+def metadata_of(path):
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
 def test_metadata_in_every_file_that_can_hold_it(exported):
     out, _ = exported
     extra = {'metadata.json': ''}
@@ -181,8 +185,7 @@ def test_metadata_in_every_file_that_can_hold_it(exported):
     found = {'torchscript': json.loads(extra['metadata.json']),
              'tflite': json.loads(description)}
     for name in ('migan.onnx', 'migan_pipeline.onnx', 'migan_int8.onnx'):
-        props = onnx.load(out / name).metadata_props
-        found[name] = {prop.key: prop.value for prop in props}
+        found[name] = metadata_of(out / name)
     for name, metadata in found.items():
         assert metadata['resolution'] == '32' and metadata['source_step'] == '0', name
         assert {'known', 'hole'} <= set(re.findall('[a-z]+', metadata['mask_polarity']))
@@ -252,10 +255,6 @@ def test_the_largest_activation_is_told(exported):
         reports['onnx'])
     text = metadata_of(out / 'migan.onnx')['clamps']
     assert f'{reports["onnx"]["largest_activation"]:.3g}' in text
-
-
-def metadata_of(path):
-    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
 # Failures.

@@ -33,8 +33,8 @@ import numpy as np
 import benchmark_exports
 from configs import default
 from migan_jax import cli
+from migan_jax.export import clamps
 from migan_jax.export import comodgan_onnx
-from migan_jax.export import onnx_core
 from migan_jax import state as state_lib
 from migan_jax.layers import channels
 from migan_jax.layers import resolutions
@@ -272,10 +272,9 @@ def measure(configs, threads, repeats, clock=time.perf_counter):
 
 
 def build(config, variables):
-    """The ONNX export of a model."""
-    if state_lib.is_comodgan(config):
-        return comodgan_onnx.build_comodgan(config, variables)
-    return onnx_core.build_core(config, variables)
+    """The ONNX export of a model, as tools/to_torch.py writes it."""
+    return comodgan_onnx.builder_of(config)(
+        config, variables, largest=clamps.measure(config, variables))
 
 
 def jax_job(config, compiled, variables):

@@ -12,10 +12,8 @@ import onnx
 from onnx import helper
 import onnxruntime
 
-from migan_jax import state as state_lib
 from migan_jax.export import comodgan_onnx
 from migan_jax.export import comparison
-from migan_jax.export import onnx_core
 from migan_jax.layers import SQRT2
 
 
@@ -34,9 +32,8 @@ def measure(config, variables, pictures=()):
       ValueError: a parameter is not finite.
     """
     resolution = config.model.resolution
-    build = (comodgan_onnx.build_comodgan if state_lib.is_comodgan(config)
-             else onnx_core.build_core)
-    model, names = _with_largest(build(config, variables))
+    model, names = _with_largest(
+        comodgan_onnx.builder_of(config)(config, variables))
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=['CPUExecutionProvider'])
     largest = np.zeros(len(names))

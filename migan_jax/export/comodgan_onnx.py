@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 
 from migan_jax.export import onnx_core
+from migan_jax import state as state_lib
 from migan_jax.layers import check_resolution
 from migan_jax.layers import EPS
 from migan_jax.layers import FIR_TAPS
@@ -231,3 +232,8 @@ def build_comodgan(config, variables, *, largest=None, metadata=None):
         'comodgan',
         {'input': (float32, ['N', 4, *sides]), 'z': (float32, ['N', z_dim])},
         {'output': (float32, ['N', 3, *sides])}, metadata)
+
+
+def builder_of(config):
+    """`build_comodgan` or `onnx_core.build_core`: what a config's graph is built by."""
+    return build_comodgan if state_lib.is_comodgan(config) else onnx_core.build_core

@@ -44,9 +44,6 @@ INT8 = 'migan_int8.onnx'
 # Largest difference to JAX, of outputs about [-1, 1].
 TOLERANCE, HALF_TOLERANCE = 1e-3, 2e-2
 
-# From which measured activation on a clamp at `CLAMP` is kept.
-KEPT_FROM = CLAMP / onnx_core.HEADROOM
-
 
 class ExportFailed(ValueError):
     """What was asked for can't be exported; one line for each reason."""
@@ -320,20 +317,18 @@ def clamps_of(model, options):
         return None, {'clamps': 'wherever an activation could reach 256'}, {}
     largest = model.largest()
     return largest, {
-        'clamps': f'where an activation reached {KEPT_FROM:g} in the pictures tried when '
-                  f'exporting; the largest was {max(largest):.3g}'
+        'clamps': f'where an activation reached {onnx_core.KEPT_FROM:g} in the pictures '
+                  f'tried when exporting; the largest was {max(largest):.3g}'
     }, {'largest_activation': max(largest)}
 
 
 def write_onnx(model, path, options):
     largest, said, notes = clamps_of(model, options)
-    shared = {'largest': largest, 'metadata': model.metadata | said}
-    if state_lib.is_comodgan(model.config):
-        proto = comodgan_onnx.build_comodgan(model.config, model.variables, **shared)
-    else:
-        proto = onnx_core.build_core(model.config, model.variables,
-                                     dynamic_size=options.dynamic_size, **shared)
-    save_onnx(proto, path, options)
+    # Which a Co-Mod-GAN has not, see `check_comodgan_has`.
+    size = {'dynamic_size': True} if options.dynamic_size else {}
+    save_onnx(comodgan_onnx.builder_of(model.config)(
+        model.config, model.variables, largest=largest, metadata=model.metadata | said,
+        **size), path, options)
     return notes
 
 
@@ -655,7 +650,7 @@ def describe(report):
                 + ('composites equal' if psnr is None else f'composites {psnr:.1f} dB'))
     if 'largest_activation' in report:
         lines.append(f'  largest activation: {report["largest_activation"]:.3g}; clamps '
-                     f'at {CLAMP:g} kept where one reached {KEPT_FROM:g}')
+                     f'at {CLAMP:g} kept where one reached {onnx_core.KEPT_FROM:g}')
     if report.get('operators'):
         lines.append('  operators: ' + ', '.join(
             f'{count} {kind}' for kind, count in report['operators'].items()))

@@ -47,9 +47,9 @@ UP_TAPS = (1 / 4, 2 / 4, 1 / 4)
 # Every activation in the graph is the network's divided by its gain.
 LIMIT = CLAMP / SQRT2
 
-# Activations that were measured have to be this many times smaller than the clamp for
-# it to be left out.
-HEADROOM = 4
+# From which measured activation on its clamp is kept: one that never came near it is
+# left out.
+KEPT_FROM = CLAMP / 4
 
 
 class GraphBuilder:
@@ -175,7 +175,6 @@ class CoreBuilder:
         self.one = one
         self.largest = largest
         self._batch = one
-        self._activations = 0
 
     def shape(self, channels, resolution):
         """Of a value where the model's own resolution has `resolution` pixels."""
@@ -215,21 +214,19 @@ class CoreBuilder:
         return self.depthwise(x, np.ones((1, 1)))
 
     def must_clamp(self, bound):
-        """Whether the next activation may need its clamp.
-
-        To be asked once for each activation, in the order of the nodes: the answer
-        depends on how often it was asked.
+        """Whether the leaky ReLU added last may need its clamp.
 
         Args:
           bound: the largest magnitude possible.
         """
-        index = self._activations
-        self._activations += 1
         # Room for rounding between the bounds and the graph's float32.
         if bound < 0.999 * LIMIT:
             return False
+        if self.largest is None:
+            return True
+        built = sum(node.op_type == 'LeakyRelu' for node in self.graph.nodes)
         # Written so that NaN is clamped.
-        return self.largest is None or not self.largest[index] < CLAMP / HEADROOM
+        return not self.largest[built - 1] < KEPT_FROM
 
     def activate(self, x):
         """Leaky ReLU and, where it can bind, the clamp; gain left to the reader."""
@@ -449,7 +446,7 @@ def build_core(config, variables, *, dynamic_size=False, largest=None, metadata=
         to R x R, are repeated beyond and cut below it.
       largest: None, for the network's function whatever the picture; or
         `clamps.measure`'s numbers, to leave out the clamps at +-256 where activations
-        stayed `HEADROOM` times below.  The result is then the network's for pictures
+        stayed below `KEPT_FROM`.  The result is then the network's for pictures
         that drive no activation beyond 256 there, which nothing checks at run time.
       metadata: {str: str} for the file's `metadata_props`.
 
