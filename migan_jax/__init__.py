@@ -16,19 +16,18 @@ neither TensorFlow nor PyTorch nor ONNX is imported before something needs it.
 import typing
 
 if typing.TYPE_CHECKING:
-    from migan_jax import masks
     from migan_jax.api import evaluate
     from migan_jax.api import load
+    from migan_jax.data import masks
 
 __all__ = ['evaluate', 'load', 'masks']
 
 
 def __getattr__(name):
     if name == 'masks':
-        # `from migan_jax import masks` would ask this function again.
-        import migan_jax.masks
+        from migan_jax.data import masks
 
-        return migan_jax.masks
+        return masks
     if name in ('evaluate', 'load'):
         from migan_jax import api
 

@@ -5,17 +5,21 @@ Nothing is coloured. What moves (progress) is shown on terminals only.
 """
 
 import contextlib
+import logging as py_logging
 import os
 import re
 import shutil
 import sys
+import tempfile
 import textwrap
 import time
 
 from absl import app
 from absl import flags
+from absl import logging
 
-from migan_jax.progress import duration
+
+from migan_jax.storage import shown
 
 INTERRUPTED = 130
 
@@ -155,7 +159,94 @@ def _help_of(flag):
             *(' ' * _COLUMN + line for line in wrapped[1:])]
 
 
+def quiet_logs():
+    """Hides what Orbax logs, and JAX below errors.
+
+    Orbax writes forty lines about each save and restore and hundreds about a failed one,
+    JAX one for every accelerator that a machine has not got.  What goes wrong there is
+    raised; the loop and the tools say the rest.  For the programs to call, not for the
+    library.
+    """
+    logging.get_absl_handler().addFilter(
+        lambda record: 'orbax' not in record.pathname
+        and ('xla_bridge' not in record.pathname or record.levelno >= py_logging.ERROR))
+
+
+# --- where results may go ----------------------------------------------------
+
+
+def check_apart(what, files, inputs, overwrite=False):
+    """Refuses results that would lie among the inputs, links followed.
+
+    There they would replace inputs, or pass for inputs the next time.
+
+    Args:
+      what: the flag that says where results go, such as '--out=DIR', for messages.
+      files: paths that will be written.
+      inputs: {flag: path of a file or folder that is read}; '' is none.
+      overwrite: True allows it.
+
+    Raises:
+      ValueError: one line for each input that has results in it.
+    """
+    if overwrite:
+        return
+    errors = []
+    targets = [os.path.realpath(file) for file in files]
+    for flag, path in inputs.items():
+        if not path:
+            continue
+        root = os.path.realpath(path)
+        inside = [file for file in targets
+                  if file == root or file.startswith(os.path.join(root, ''))]
+        if root in inside:
+            errors.append(f'{shown(what)}: a result would replace the input '
+                          f'{shown(path)}; choose a place outside, or pass --overwrite')
+        elif inside:
+            errors.append(
+                f'{shown(what)}: {shown(inside[0])} would lie in --{flag}={shown(path)}'
+                ', replace a file there or pass for one the next time; choose a place '
+                'outside, or pass --overwrite')
+    if errors:
+        raise ValueError('\n'.join(errors))
+
+
+def check_folder(path):
+    """Makes a folder and finds out, before the work, whether it can be written to.
+
+    Raises:
+      ValueError: it can not be made or written to.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(f'{shown(path)}: cannot write into this folder '
+                         f'({error.strerror})') from error
+
+
+def check_files(paths):
+    """As `check_folder`, for the folders of files that will be written.
+
+    Raises:
+      ValueError: also where a folder has the name of such a file.
+    """
+    for folder in dict.fromkeys(os.path.dirname(os.path.abspath(p)) for p in paths):
+        check_folder(folder)
+    for path in paths:
+        if os.path.isdir(path):
+            raise ValueError(
+                f'{shown(path)} is a folder; a file is to be written there')
+
+
 # --- progress -------------------------------------------------------------------
+
+
+def duration(seconds):
+    """h:mm:ss."""
+    seconds = round(seconds)
+    return f'{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}'
 
 
 class Status:

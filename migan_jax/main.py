@@ -16,12 +16,11 @@ from ml_collections import config_flags
 import tensorflow as tf
 
 from migan_jax import cli
-from migan_jax import distributed
-from migan_jax import state
 from migan_jax import storage
-from migan_jax import train
-from migan_jax.preemption import Preempted
-from migan_jax.progress import TrainingDiverged
+from migan_jax.training import distributed
+from migan_jax.training import loop
+from migan_jax.training.preemption import Preempted
+from migan_jax.training.progress import TrainingDiverged
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'Config file; override fields with --config.field=value.',
@@ -43,10 +42,10 @@ def main(argv):
         jax.config.update('jax_compilation_cache_dir', os.fspath(
             storage.path_of(_WORKDIR.value).parent / '.jax_cache'))
     logging.set_verbosity(logging.INFO)
-    state.quiet_logs()
+    cli.quiet_logs()
     try:
         distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        train.train(_CONFIG.value, _WORKDIR.value)
+        loop.train(_CONFIG.value, _WORKDIR.value)
     except Preempted as stop:
         logging.info('%s', stop)
     except TrainingDiverged as error:

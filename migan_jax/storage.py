@@ -25,3 +25,8 @@ def write_atomically(path, data):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def shown(name):
+    """A file's name or any text for a message: one printable line, else escaped."""
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(name))

@@ -1,7 +1,6 @@
 """The Python API: loading, inpainting whatever is handed over, export, evaluation."""
 
 import contextlib
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -15,17 +14,16 @@ import torch
 
 import golden
 import migan_jax
-from migan_jax import api
+from migan_jax import checkpoint as checkpoint_lib
+from migan_jax.data import masks as masks_lib
+from migan_jax.data import pictures as pictures_lib
 from migan_jax import inpaint
-from migan_jax import masks as masks_lib
-from migan_jax import state as state_lib
+from migan_jax.model import build
+from migan_jax.model import io as model_io
 from tiny import tiny_config
+import evaluate as tool
 
 ROOT = pathlib.Path(__file__).parents[1]
-_SPEC = importlib.util.spec_from_file_location(
-    'tools_evaluate_for_api', ROOT / 'tools' / 'evaluate.py')
-tool = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(tool)
 
 R = 16
 
@@ -38,7 +36,7 @@ def drawn_variables(config):
         scale = max(np.prod(leaf.shape[:-1], dtype=int), 1) ** -0.5
         return rng.normal(0, scale, leaf.shape).astype(leaf.dtype)
 
-    return jax.tree.map(draw, state_lib.abstract_deployed(config))
+    return jax.tree.map(draw, build.abstract_variables(config, fused=True))
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +44,7 @@ def directory(tmp_path_factory):
     """A checkpoint directory with a deployed 16 x 16 MI-GAN of random weights."""
     folder = tmp_path_factory.mktemp('model') / 'deployed'
     config = tiny_config(1)
-    state_lib.save_deployed(str(folder), config, drawn_variables(config))
+    checkpoint_lib.save_deployed(str(folder), config, drawn_variables(config))
     return str(folder)
 
 
@@ -77,7 +75,7 @@ def known(height, width):
 
 def expected(model, image, mask, mode='resize'):
     """What the library's own functions give with the checkpoint as tools load it."""
-    _, generate = state_lib.load_generator(model.source)
+    _, generate = checkpoint_lib.load_generator(model.source)
     paint = {'resize': inpaint.inpaint_resize, 'pipeline': inpaint.inpaint_pipeline}
     return paint[mode](generate, image, np.where(mask, 255, 0).astype(np.uint8), R)
 
@@ -156,7 +154,7 @@ def test_a_comodgan_paints_the_same_alone_and_in_company(tmp_path):
     # Its layers divide by a hundred.
     variables['params']['mapping'] = jax.tree.map(
         lambda x: 100 * x, variables['params']['mapping'])
-    state_lib.save_deployed(str(tmp_path / 'm'), config, variables)
+    checkpoint_lib.save_deployed(str(tmp_path / 'm'), config, variables)
     model = migan_jax.load(tmp_path / 'm')
     images = [picture(16, 16, i) for i in range(2)]
     masks = [known(16, 16)] * 2
@@ -275,7 +273,7 @@ def test_batches_and_lists(model):
     batch = np.stack([picture(24, 20, i) for i in range(11)])
     masks = np.stack([known(24, 20)] * 11)
     masks[4] = True
-    with pytest.warns(api.MaskWarning, match='nothing to inpaint'):
+    with pytest.warns(pictures_lib.MaskWarning, match='nothing to inpaint'):
         result = model.inpaint(batch, masks)
     assert isinstance(result, np.ndarray) and result.shape == batch.shape
     np.testing.assert_array_equal(result[4], batch[4])
@@ -329,15 +327,15 @@ def test_masks_that_look_inverted_get_a_warning(model, recwarn):
     image, mask = picture(20, 20), known(20, 20)
     model.inpaint(image, mask)
     model.inpaint(image, hole=~mask)
-    assert not [w for w in recwarn if w.category is api.MaskWarning]
-    with pytest.warns(api.MaskWarning, match='88% .*pass it as hole='):
+    assert not [w for w in recwarn if w.category is pictures_lib.MaskWarning]
+    with pytest.warns(pictures_lib.MaskWarning, match='88% .*pass it as hole='):
         model.inpaint(image, ~mask)
-    with pytest.warns(api.MaskWarning, match='88% .*pass it as mask='):
+    with pytest.warns(pictures_lib.MaskWarning, match='88% .*pass it as mask='):
         model.inpaint(image, hole=mask)
-    with pytest.warns(api.MaskWarning, match='nothing to inpaint'):
+    with pytest.warns(pictures_lib.MaskWarning, match='nothing to inpaint'):
         result = model.inpaint(image, np.ones((20, 20), bool))
     np.testing.assert_array_equal(result, image)
-    with pytest.warns(api.MaskWarning, match='nothing is known'):
+    with pytest.warns(pictures_lib.MaskWarning, match='nothing is known'):
         model.inpaint(image, np.zeros((20, 20), bool))
 
 
@@ -345,7 +343,7 @@ def test_levels_in_between(model):
     image, mask = picture(40, 40), known(40, 40)
     levels = np.where(mask, 250, 5).astype(np.uint8)   # as JPEG leaves them
     levels[0, 0] = 130
-    with pytest.warns(api.MaskWarning, match='1600 pixels .* 128 and above'):
+    with pytest.warns(pictures_lib.MaskWarning, match='1600 pixels .* 128 and above'):
         result = model.inpaint(image, levels)
     np.testing.assert_array_equal(result, model.inpaint(image, mask))
     with pytest.raises(ValueError, match='mask: not a mask'):
@@ -545,11 +543,11 @@ def test_pictures_and_masks_at_hand(model, photos, tmp_path):
     assert opposite.means == got.means
     # By hand: PSNR of a composite.
     image = np.asarray(Image.fromarray(pictures[2]).resize((R, R), 3))
-    _, generate = state_lib.load_generator(model.source)
-    generated = generate(inpaint.model_input(
-        inpaint.from_uint8(image)[None], mask.astype(np.float32)[None, ..., None]))[0]
+    _, generate = checkpoint_lib.load_generator(model.source)
+    generated = generate(model_io.model_input(
+        model_io.from_uint8(image)[None], mask.astype(np.float32)[None, ..., None]))[0]
     error = np.where(mask[..., None], 0, (
-        np.clip(generated, -1, 1) - inpaint.from_uint8(image)) / 2)
+        np.clip(generated, -1, 1) - model_io.from_uint8(image)) / 2)
     np.testing.assert_allclose(
         got.per_image['2']['psnr'], -10 * np.log10(np.mean(error**2)), rtol=1e-4)
     # The same from folders.

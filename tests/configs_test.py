@@ -8,9 +8,9 @@ import jax
 import pytest
 
 from configs import default
-from migan_jax import comodgan
-from migan_jax import state as state_lib
-from migan_jax import train as train_lib
+from migan_jax.model import comodgan
+from migan_jax.training import loop
+from migan_jax.training import state as state_lib
 
 FOLDER = os.path.join(os.path.dirname(__file__), '..', 'configs')
 NAMES = sorted(os.path.basename(p)[:-3] for p in glob.glob(f'{FOLDER}/*.py')
@@ -27,7 +27,7 @@ def test_config_builds_models_and_adds_no_field(name):
     models = state_lib.build_models(config)
     state = state_lib.abstract_state(models, config.model.resolution)
     assert len(jax.tree.leaves(state.params_g)) > 50
-    train_lib.settings_of(config)
+    loop.settings_of(config)
 
     def fields(tree, prefix=''):
         for key, value in tree.items():
@@ -60,7 +60,7 @@ def test_published_schedules(name, kimg, branches, distillation, resolution):
     config = _load(name)
     assert (config.train.kimg, config.model.branches, config.loss.distillation_weight,
             config.model.resolution) == (kimg, branches, distillation, resolution)
-    settings = train_lib.settings_of(config)
+    settings = loop.settings_of(config)
     assert (settings.batch_size, settings.r1_gamma, settings.r1_interval,
             settings.ema_kimg) == (32, 10.0, 16, 20.0)
     assert settings.reconstruction_weight == 0
@@ -86,7 +86,7 @@ def test_teacher_schedules(name, kimg, resolution):
     assert isinstance(models.generator, comodgan.Generator)
     assert isinstance(models.discriminator, comodgan.Discriminator)
     assert (config.train.kimg, config.model.resolution) == (kimg, resolution)
-    settings = train_lib.settings_of(config)
+    settings = loop.settings_of(config)
     assert (settings.batch_size, settings.r1_gamma, settings.r1_interval) == (32, 10.0, 16)
     assert settings.path_length_weight == settings.reconstruction_weight == 0
     # StyleGAN2's 0.002, for D with the correction of R1 every 16 iterations.

@@ -19,11 +19,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from migan_jax import data
-from migan_jax import images
+from migan_jax.data import images
+from migan_jax.data import mask_files
+from migan_jax.data import sources
+from migan_jax.data import torch_files
 from migan_jax import inpaint
-from migan_jax import mask_files
-from migan_jax.export import torch_files
+from migan_jax.model import io as model_io
 
 # What the fuzzed readers may decode; no seed comes near it.
 MAX_PIXELS = 250_000
@@ -244,7 +245,7 @@ def test_zip_source(fuzz, tmp_path):
     def check(content, split):
         path.write_bytes(content)
         try:
-            source = data.open_source(
+            source = sources.open_source(
                 'zip', path=str(path), split=split, max_pixels=MAX_PIXELS)
         except ValueError as error:
             assert str(error).startswith('zip ') and str(error).isprintable()
@@ -383,7 +384,7 @@ def test_box_logic(fuzz):
         for painted in result, resized:
             assert painted.shape == image.shape and painted.dtype == np.uint8
         np.testing.assert_array_equal(resized[known], image[known])
-        assert (resized[~known] == inpaint.to_uint8(np.full(1, level, 'f4'))).all()
+        assert (resized[~known] == model_io.to_uint8(np.full(1, level, 'f4'))).all()
         if known.all():
             np.testing.assert_array_equal(result, image)
             return

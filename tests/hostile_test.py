@@ -1,6 +1,5 @@
 """Input that is damaged, absurd or meant to harm: refused by name, or read as it is."""
 
-import importlib.util
 import io
 import os
 import pathlib
@@ -23,31 +22,24 @@ from PIL import Image
 import pytest
 import torch
 
+import evaluate as evaluate_tool
+import from_torch
+import inpaint as inpaint_tool
 import make_grid
 import make_masks
 import make_study
-from migan_jax import data
-from migan_jax import images
-from migan_jax import mask_files
-from migan_jax.export import torch_files
-import outputs
-import painters
+from migan_jax import cli
+from migan_jax.data import batches as batches_lib
+from migan_jax.data import images
+from migan_jax.data import mask_files
+from migan_jax.data import sources
+from migan_jax.data import torch_files
+from migan_jax.evaluation import painters
+from migan_jax import storage
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOOLS = ROOT / 'tools'
 R = 16
-
-
-def tool_named(name):
-    """A module of tools/ whose name the package has too."""
-    spec = importlib.util.spec_from_file_location(
-        f'hostile_{name}', TOOLS / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-inpaint_tool, evaluate_tool = tool_named('inpaint'), tool_named('evaluate')
 
 
 def grey(x):
@@ -181,7 +173,7 @@ def opened(kind, folder, entries, **options):
         path = folder / 'all'
         for name, content in entries.items():
             write(path / name, content)
-    return data.open_source(kind, path=str(path), **options)
+    return sources.open_source(kind, path=str(path), **options)
 
 
 def take(batches, count):
@@ -194,12 +186,12 @@ def take(batches, count):
 def test_strange_images_train_and_evaluate(tmp_path, kind):
     source = opened(kind, tmp_path, {k: content for k, (content, _) in STRANGE.items()})
     assert len(source) == len(STRANGE)
-    for crop in data.CROPS:
-        taken = take(data.train_batches(
+    for crop in batches_lib.CROPS:
+        taken = take(batches_lib.train_batches(
             source, resolution=R, batch_size=len(STRANGE), seed=0, crop=crop,
             min_crop=0.3), 2)
         assert taken.shape == (2 * len(STRANGE), R, R, 3)
-    (batch,) = data.eval_batches(source, resolution=R, batch_size=len(STRANGE))
+    (batch,) = batches_lib.eval_batches(source, resolution=R, batch_size=len(STRANGE))
     assert batch['valid'].all() and not source.unreadable
     for i, name in enumerate(batch['name']):
         width, height = STRANGE[name][1]
@@ -216,7 +208,7 @@ def test_bad_images_are_named_and_replaced_in_training(tmp_path, kind, warnings)
     bad = {f'bad/{name}': content for name, (content, _) in BAD.items()}
     source = opened(kind, tmp_path, {**dict.fromkeys(names, good), **bad},
                     max_pixels=100_000_000)
-    taken = take(data.train_batches(source, resolution=8, batch_size=101, seed=0), 7)
+    taken = take(batches_lib.train_batches(source, resolution=8, batch_size=101, seed=0), 7)
     np.testing.assert_array_equal(taken | taken[:, :, ::-1], np.broadcast_to(
         picture(8, 8) | picture(8, 8)[:, ::-1], taken.shape))
     assert sorted(source.unreadable) == sorted(bad)
@@ -232,7 +224,7 @@ def test_more_bad_images_than_one_per_cent_stop_training(tmp_path, warnings):
     source = opened('folder', tmp_path, {
         **dict.fromkeys(names, good), 'a.png': b'', 'b\n.png': b''})
     with pytest.raises(ValueError, match='2 of 101 images') as caught:
-        take(data.train_batches(source, resolution=8, batch_size=101, seed=0), 2)
+        take(batches_lib.train_batches(source, resolution=8, batch_size=101, seed=0), 2)
     assert len(str(caught.value).splitlines()) == 3
 
 
@@ -252,7 +244,7 @@ def test_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
 def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / 'pipe.png')
     os.symlink('/dev/zero', tmp_path / 'zero.png')
-    source = data.open_source('folder', path=str(tmp_path))
+    source = sources.open_source('folder', path=str(tmp_path))
     assert source.names == ['pipe.png', 'zero.png']
     for i in range(2):
         with pytest.raises(images.UnreadableImage, match='not a regular file'):
@@ -365,14 +357,14 @@ def test_zip_names_that_lead_outside(tmp_path, name):
     good = encoded(Image.fromarray(picture(8, 8)))
     path = save_zip(tmp_path / 'a.zip', {'good.png': good, name: good})
     with pytest.raises(ValueError) as caught:
-        data.open_source('zip', path=str(path))
-    one_line(caught, '1 entries have absolute names or ".."', images.shown(name))
+        sources.open_source('zip', path=str(path))
+    one_line(caught, '1 entries have absolute names or ".."', storage.shown(name))
 
 
 def test_zip_names_with_dots_that_stay_inside(tmp_path):
     good = encoded(Image.fromarray(picture(8, 8)))
     path = save_zip(tmp_path / 'a.zip', {'a..b.png': good, 'c../d...png': good})
-    source = data.open_source('zip', path=str(path))
+    source = sources.open_source('zip', path=str(path))
     assert source.names == ['a..b.png', 'c../d...png']
     np.testing.assert_array_equal(source.read(1), picture(8, 8))
 
@@ -391,7 +383,7 @@ def test_zip_entry_without_a_name(tmp_path):
         content[:place + 28] + lengths + content[place + 32:])
     with zipfile.ZipFile(tmp_path / 'a.zip') as file:
         assert file.namelist() == ['a.png', '']
-    assert data.open_source('zip', path=str(tmp_path / 'a.zip')).names == ['a.png']
+    assert sources.open_source('zip', path=str(tmp_path / 'a.zip')).names == ['a.png']
 
 
 def bomb(path, size, claimed, method=zipfile.ZIP_DEFLATED):
@@ -416,7 +408,7 @@ def bomb(path, size, claimed, method=zipfile.ZIP_DEFLATED):
 def test_zip_bombs_take_no_memory(tmp_path, size, claimed, method, complaint):
     path = bomb(tmp_path / 'bomb.zip', size, claimed, method)
     assert os.path.getsize(path) < 2**20
-    source = data.open_source('zip', path=path)
+    source = sources.open_source('zip', path=path)
     tracemalloc.start()
     try:
         with pytest.raises(images.UnreadableImage) as caught:
@@ -433,7 +425,7 @@ def test_encrypted_zip_entry(tmp_path):
     content[content.index(b'PK\x01\x02') + 8] |= 1
     content[6] |= 1
     path.write_bytes(content)
-    source = data.open_source('zip', path=str(path))
+    source = sources.open_source('zip', path=str(path))
     with pytest.raises(images.UnreadableImage) as caught:
         source.read(0)
     one_line(caught, 'encrypted')
@@ -443,7 +435,7 @@ def test_zip_that_is_a_folder_or_a_pipe(tmp_path):
     os.mkfifo(tmp_path / 'pipe.zip')
     for path in tmp_path, tmp_path / 'pipe.zip':
         with pytest.raises(ValueError, match='cannot open it'):
-            data.open_source('zip', path=str(path))
+            sources.open_source('zip', path=str(path))
 
 
 # Links.
@@ -459,7 +451,7 @@ def test_links_that_lead_in_circles(tmp_path):
     os.symlink(tmp_path / 'elsewhere', root / 'away')
     assert sorted(images.walk(root)) == ['away/b.png', 'sub/a.png']
     assert list(images.by_stem(root)) == ['away/b', 'sub/a']
-    source = data.open_source('folder', path=str(root))
+    source = sources.open_source('folder', path=str(root))
     assert source.names == ['away/b.png', 'sub/a.png']
 
 
@@ -482,7 +474,7 @@ def test_links_to_themselves_and_to_nothing_are_named(tmp_path):
     for name, target in (('loop', 'loop.png'), ('broken', 'nowhere.png')):
         os.symlink(target, tmp_path / f'images/{name}.png')
         save(tmp_path / f'masks/{name}.png', holed())
-    source = data.open_source('folder', path=str(tmp_path / 'images'))
+    source = sources.open_source('folder', path=str(tmp_path / 'images'))
     assert source.names == ['broken.png', 'good.png', 'loop.png']
     for i in (0, 2):
         with pytest.raises(images.UnreadableImage, match=source.names[i]):
@@ -505,7 +497,7 @@ def test_a_folder_that_can_not_be_listed_is_no_empty_one(tmp_path, monkeypatch):
 
     # By hand: root may list any folder.
     monkeypatch.setattr(os, 'scandir', refuse)
-    for find in (images.by_stem, lambda path: data.open_source('folder', path=path)):
+    for find in (images.by_stem, lambda path: sources.open_source('folder', path=path)):
         with pytest.raises(ValueError) as caught:
             find(str(tmp_path))
         one_line(caught, 'closed', 'Permission denied')
@@ -520,9 +512,9 @@ def test_names_in_training(tmp_path, kind):
     names = [f'{stem}.png' for stem in NAMES]
     source = opened(kind, tmp_path, dict.fromkeys(names, good))
     assert source.names == sorted(names)
-    (batch,) = data.eval_batches(source, resolution=8, batch_size=len(names))
+    (batch,) = batches_lib.eval_batches(source, resolution=8, batch_size=len(names))
     assert batch['valid'].all() and batch['name'] == sorted(names)
-    take(data.train_batches(source, resolution=8, batch_size=4, seed=0), 8)
+    take(batches_lib.train_batches(source, resolution=8, batch_size=4, seed=0), 8)
 
 
 def test_names_that_are_no_text(tmp_path):
@@ -530,7 +522,7 @@ def test_names_that_are_no_text(tmp_path):
     good = encoded(Image.fromarray(picture(8, 8)))
     with open(os.path.join(os.fsencode(tmp_path), b'b\xff.png'), 'wb') as file:
         file.write(good)
-    source = data.open_source('folder', path=str(tmp_path))
+    source = sources.open_source('folder', path=str(tmp_path))
     np.testing.assert_array_equal(source.read(0), picture(8, 8))
     (stem,) = images.by_stem(tmp_path)
     with open(os.path.join(os.fsencode(tmp_path), b'b\xff.png'), 'wb') as file:
@@ -538,7 +530,7 @@ def test_names_that_are_no_text(tmp_path):
     with pytest.raises(images.UnreadableImage) as caught:
         source.read(0)
     one_line(caught, r'b\udcff.png')
-    assert images.shown(stem) == r'b\udcff'
+    assert storage.shown(stem) == r'b\udcff'
 
 
 def test_names_in_inpainting(tmp_path):
@@ -679,13 +671,13 @@ def test_places_that_can_not_be_written_to_show_before_the_work(
 def test_folder_without_permission_to_write(tmp_path):
     (tmp_path / 'closed').mkdir(mode=0o555)
     with pytest.raises(ValueError, match='Permission denied'):
-        outputs.check_folder(tmp_path / 'closed/sub')
+        cli.check_folder(tmp_path / 'closed/sub')
     with pytest.raises(ValueError, match='Permission denied'):
-        outputs.check_folder(tmp_path / 'closed')
+        cli.check_folder(tmp_path / 'closed')
 
 
 def test_looking_whether_a_folder_can_be_written_to_leaves_nothing(tmp_path):
-    outputs.check_folder(tmp_path / 'new/deep')
+    cli.check_folder(tmp_path / 'new/deep')
     assert list((tmp_path / 'new/deep').iterdir()) == []
 
 
@@ -805,7 +797,7 @@ def test_pickled_code_in_the_place_of_a_torchscript_model(tmp_path):
             painters.from_torchscript(str(path), 'iopaint_migan', R)
         one_line(caught, str(path), 'not a TorchScript file')
         with pytest.raises(torch_files.TorchFileError):
-            tool_named('from_torch').convert(str(path), 'migan')
+            from_torch.convert(str(path), 'migan')
         assert not created.exists()
     pickle.loads((tmp_path / 'bare.pt').read_bytes())
     assert created.exists()

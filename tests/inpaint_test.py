@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from migan_jax import inpaint
+from migan_jax.model import io as model_io
 
 R = 32
 PADDING = 8
@@ -82,17 +83,17 @@ def test_network_inputs_and_composite(as_array, dtype):
     mask = as_array((rng.random((2, 4, 6, 1)) < 0.5).astype(dtype))
     known = np.asarray(mask) == 1
 
-    x = inpaint.model_input(image, mask)
+    x = model_io.model_input(image, mask)
     assert x.shape == (2, 4, 6, 4) and x.dtype == dtype and type(x) is type(image)
     np.testing.assert_array_equal(x[..., :1], np.where(known, 0.5, -0.5))
     np.testing.assert_array_equal(x[..., 1:], np.where(known, image, 0))
 
-    x = inpaint.critic_input(image, mask)
+    x = model_io.critic_input(image, mask)
     assert x.shape == (2, 4, 6, 4) and x.dtype == dtype and type(x) is type(image)
     np.testing.assert_array_equal(x[..., :1], np.where(known, 0.5, -0.5))
     np.testing.assert_array_equal(x[..., 1:], image)
 
-    x = inpaint.composite(other, image, mask)
+    x = model_io.composite(other, image, mask)
     assert x.dtype == dtype and type(x) is type(image)
     np.testing.assert_array_equal(x, np.where(known, image, other))
 
@@ -101,10 +102,10 @@ def test_under_jit():
     image = jnp.linspace(-1, 1, 2 * 4 * 4 * 3).reshape(2, 4, 4, 3)
     mask = jnp.ones((2, 4, 4, 1)).at[:, 1:3].set(0)
     for function, arguments in [
-        (inpaint.model_input, (image, mask)),
-        (inpaint.critic_input, (image, mask)),
-        (inpaint.composite, (-image, image, mask)),
-        (inpaint.to_uint8, (image,)),
+        (model_io.model_input, (image, mask)),
+        (model_io.critic_input, (image, mask)),
+        (model_io.composite, (-image, image, mask)),
+        (model_io.to_uint8, (image,)),
     ]:
         want = function(*map(np.asarray, arguments))
         np.testing.assert_allclose(jax.jit(function)(*arguments), want, atol=1e-6)
@@ -113,21 +114,21 @@ def test_under_jit():
 @pytest.mark.parametrize('as_array', [np.asarray, jnp.asarray])
 def test_uint8_round_trip_and_rounding(as_array):
     levels = np.arange(256, dtype=np.uint8)
-    x = inpaint.from_uint8(as_array(levels))
+    x = model_io.from_uint8(as_array(levels))
     assert x.dtype == np.float32 and x[0] == -1 and x[255] == 1
-    back = inpaint.to_uint8(x)
+    back = model_io.to_uint8(x)
     assert back.dtype == np.uint8 and type(back) is type(as_array(levels))
     np.testing.assert_array_equal(back, levels)
     x = np.array([10.49, 10.51, -3, 300], np.float32) / 127.5 - 1
-    np.testing.assert_array_equal(inpaint.to_uint8(as_array(x)), [10, 11, 0, 255])
+    np.testing.assert_array_equal(model_io.to_uint8(as_array(x)), [10, 11, 0, 255])
     # Level 127.5: half a level rounds up.
-    assert inpaint.to_uint8(as_array(np.zeros(1, np.float32)))[0] == 128
+    assert model_io.to_uint8(as_array(np.zeros(1, np.float32)))[0] == 128
 
 
 def test_uint8_of_bfloat16_rounds_once():
     x = jnp.asarray([0.5, 0.30078125, -0.30078125], jnp.bfloat16)
     want = np.floor(np.asarray(x, np.float64) * 127.5 + 128)
-    np.testing.assert_array_equal(inpaint.to_uint8(x), want)
+    np.testing.assert_array_equal(model_io.to_uint8(x), want)
 
 
 # Both methods.
@@ -218,7 +219,7 @@ def test_resize_at_the_model_resolution_is_exact():
     spy = Spy()
     resize(spy, image, mask)
     known = (mask == 255).astype(np.float32)[None, ..., None]
-    want = inpaint.model_input(inpaint.from_uint8(image)[None], known)
+    want = model_io.model_input(model_io.from_uint8(image)[None], known)
     np.testing.assert_array_equal(spy.seen, want)
 
 
@@ -232,7 +233,7 @@ def test_resize_squashes_the_picture_bicubic_and_the_mask_nearest():
     known = np.asarray(known) == 255
     np.testing.assert_array_equal(spy.seen[0, ..., 0] == 0.5, known)
     np.testing.assert_array_equal(
-        inpaint.to_uint8(spy.seen[0, ..., 1:])[known], want[known]
+        model_io.to_uint8(spy.seen[0, ..., 1:])[known], want[known]
     )
 
 
@@ -448,9 +449,9 @@ def test_pipeline_at_one_scale_shows_the_model_the_crop():
     pipeline(spy, image, mask)
     top, bottom, left, right = inpaint.hole_box(mask == 255, R, PADDING)
     assert (bottom - top, right - left) == (R, R)
-    crop = inpaint.from_uint8(image[top:bottom, left:right])
+    crop = model_io.from_uint8(image[top:bottom, left:right])
     known = (mask[top:bottom, left:right] == 255).astype(np.float32)[..., None]
-    np.testing.assert_allclose(spy.seen[0], inpaint.model_input(crop, known), atol=1e-6)
+    np.testing.assert_allclose(spy.seen[0], model_io.model_input(crop, known), atol=1e-6)
 
 
 def test_pipeline_does_not_stretch():

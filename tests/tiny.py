@@ -3,7 +3,9 @@
 import jax
 
 from configs import default
-from migan_jax import state as state_lib
+from migan_jax import checkpoint as checkpoint_lib
+from migan_jax.model import build
+from migan_jax.training import state as state_lib
 
 BATCH = 8   # one image for each of the eight virtual devices
 
@@ -32,17 +34,17 @@ def tiny_config(steps, kind='migan'):
 
 def final_state(workdir):
     """TrainState of the newest checkpoint of a workdir."""
-    config = state_lib.load_config(workdir)
+    config = checkpoint_lib.load_config(workdir)
     models = state_lib.build_models(config)
     abstract = state_lib.abstract_state(models, config.model.resolution)
-    manager = state_lib.checkpoint_manager(workdir, read_only=True)
-    state = state_lib.restore(manager, abstract)
+    manager = checkpoint_lib.checkpoint_manager(workdir, read_only=True)
+    state = checkpoint_lib.restore(manager, abstract)
     manager.close()
     return state
 
 
 def random_deployed(config, seed=0):
     """Drawn variables of a config's deployed generator."""
-    generator = state_lib.build_generator(config, fused=True)
+    generator = build.build_generator(config, fused=True)
     return jax.device_get(jax.jit(
-        lambda: state_lib.init_generator(generator, jax.random.key(seed)))())
+        lambda: build.init_generator(generator, jax.random.key(seed)))())

@@ -23,10 +23,10 @@ from PIL import Image
 import pytest
 from skimage import data
 
-from migan_jax import inpaint
 from migan_jax.export import comodgan_onnx
 from migan_jax.export import onnx_core
 from migan_jax.export import onnx_pipeline
+from migan_jax import inpaint
 import serve_web
 import tiny
 

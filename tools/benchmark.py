@@ -30,11 +30,12 @@ from ml_collections import config_flags
 import numpy as np
 
 from migan_jax import cli
-from migan_jax import inputs
-from migan_jax import state as state_lib
-from migan_jax import steps as steps_lib
+from migan_jax.devices import replicate
 from migan_jax import storage
-from migan_jax import train
+from migan_jax.training import inputs
+from migan_jax.training import loop
+from migan_jax.training import state as state_lib
+from migan_jax.training import steps as steps_lib
 
 
 def count(tree):
@@ -55,8 +56,8 @@ def time_steps(config, repeats):
     batch_size, resolution = config.train.batch_size, config.model.resolution
     inputs.check_batch(batch_size, 'train.batch_size')
     models = state_lib.build_models(config)
-    steps = steps_lib.make_steps(models, train.settings_of(config))
-    state = state_lib.replicate(
+    steps = steps_lib.make_steps(models, loop.settings_of(config))
+    state = replicate(
         state_lib.init_state(models, resolution, jax.random.key(0)))
     result = {
         'resolution': resolution, 'batch_size': batch_size, 'dtype': config.model.dtype,

@@ -3,7 +3,7 @@
     python tools/benchmark.py --what=data --resolutions=256,512
 
 JPEG files of R x R cut from photographs that scikit-image and scikit-learn carry, read as
-a folder, a zip and a TFDS data set. By turns in one run: `data.train_batches` (read,
+a folder, a zip and a TFDS data set. By turns in one run: `batches_lib.train_batches` (read,
 decode, shuffle, flip, batch) and a tf.data pipeline that reads and decodes. Images per
 second and core, and the ratio of the medians. The last line is JSON.
 """
@@ -23,15 +23,16 @@ from absl import flags
 import numpy as np
 from PIL import Image
 
-from migan_jax import data
-from migan_jax import images
+from migan_jax.data import batches as batches_lib
+from migan_jax.data import images
+from migan_jax.data import sources
 
 KINDS = ('folder', 'zip', 'tfds')
 
 
 def jpeg_files(count, side):
     """Bytes of `count` JPEG files, side x side, quality 90."""
-    source = data.open_source('embedded')
+    source = sources.open_source('embedded')
     draw = np.random.default_rng(0)
     for i in range(count):
         square = images.random_square(source.read(i % len(source)), 0.5, draw)
@@ -44,7 +45,7 @@ def prepare(folder, count, side):
     """The same files as a folder, a zip and a TFDS data set.
 
     Returns:
-      {kind: arguments of `data.open_source`}; paths of the folder's files.
+      {kind: arguments of `sources.open_source`}; paths of the folder's files.
     """
     import tensorflow_datasets as tfds
 
@@ -86,8 +87,8 @@ def prepare(folder, count, side):
 
 def ours(arguments, resolution, batch_size, workers):
     """An endless iterator of training batches."""
-    source = data.open_source(**arguments)
-    return data.train_batches(source, resolution=resolution, batch_size=batch_size,
+    source = sources.open_source(**arguments)
+    return batches_lib.train_batches(source, resolution=resolution, batch_size=batch_size,
                               seed=0, workers=workers, prefetch=2 * workers)
 
 

@@ -37,11 +37,11 @@ from migan_jax.export import onnx_core
 from migan_jax.export import onnx_pipeline
 from migan_jax.export import onnx_quantize
 from migan_jax.export import torch_module
-from migan_jax import state as state_lib
-from migan_jax.layers import CLAMP
-from migan_jax.layers import FIR_TAPS
-from migan_jax.layers import resolutions
-from migan_jax.layers import SQRT2
+from migan_jax.model import build
+from migan_jax.model.layers import resolutions
+from migan_jax.model.ops import CLAMP
+from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import SQRT2
 
 PICTURES = {'1080p': (1080, 1920), '12MP': (3000, 4000)}
 
@@ -54,11 +54,11 @@ def random_variables(config, seed=0):
         array = np.asarray(rng.standard_normal(leaf.shape), np.float32)
         if path[-1].key != 'kernel':
             return np.float32(0.1) * array
-        if state_lib.is_comodgan(config):
+        if build.is_comodgan(config):
             return array                # it scales them when it runs
         return array / np.sqrt(np.square(array).sum((0, 1, 2), keepdims=True))
 
-    return jax.tree_util.tree_map_with_path(draw, state_lib.abstract_deployed(config))
+    return jax.tree_util.tree_map_with_path(draw, build.abstract_variables(config, fused=True))
 
 
 class _PlainBuilder:
@@ -199,8 +199,8 @@ def torchscript_job(config, variables, x, threads):
 
 def jax_job(config, variables, x):
     """Function that runs the deployed generator on f32[1, 4, R, R]."""
-    generator = state_lib.build_generator(config, fused=True)
-    paint = jax.jit(lambda variables, x: generator.apply(variables, x, 'const')[0])
+    generator = build.build_generator(config, fused=True)
+    paint = jax.jit(functools.partial(build.deployed_forward, generator))
     variables, x = jax.device_put((variables, x.transpose(0, 2, 3, 1)))
     return lambda: jax.block_until_ready(paint(variables, x))
 

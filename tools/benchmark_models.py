@@ -35,9 +35,9 @@ from configs import default
 from migan_jax import cli
 from migan_jax.export import clamps
 from migan_jax.export import comodgan_onnx
-from migan_jax import state as state_lib
-from migan_jax.layers import channels
-from migan_jax.layers import resolutions
+from migan_jax.model import build
+from migan_jax.model.layers import channels
+from migan_jax.model.layers import resolutions
 
 MODELS = ('migan', 'comodgan')
 TITLES = {'migan': 'MI-GAN', 'comodgan': 'Co-Mod-GAN'}
@@ -81,11 +81,11 @@ def inputs(config):
 
 def compile_jax(config, variables):
     """The compiled JAX function of variables, x and, for Co-Mod-GAN, z."""
-    generator = state_lib.build_generator(config, fused=True)
-    paint = lambda variables, x, *z: generator.apply(variables, x, 'const', *z)[0]
+    generator = build.build_generator(config, fused=True)
+    paint = functools.partial(build.deployed_forward, generator)
     x, z = inputs(config)
     return jax.jit(paint).lower(
-        variables, x, *([z] if state_lib.is_comodgan(config) else [])).compile()
+        variables, x, *([z] if build.is_comodgan(config) else [])).compile()
 
 
 def counted_by_xla(compiled):
@@ -133,7 +133,7 @@ def comodgan_layers(config, up_taps=9):
     Args:
       config: ConfigDict; `config.model` is read.
       up_taps: multiplications of an upsampling 3x3 convolution for each pixel that it
-        reads: 9, or 16 as `layers.conv3x3_resampled` computes it on CPU, where it pads
+        reads: 9, or 16 as `ops.conv3x3_resampled` computes it on CPU, where it pads
         the kernels of the four phases to 2x2.
 
     Returns:
@@ -171,7 +171,7 @@ def comodgan_layers(config, up_taps=9):
 
 def counted_by_hand(config, **options):
     """Multiply-adds of all convolutions and dense layers for one image."""
-    count = comodgan_layers if state_lib.is_comodgan(config) else migan_layers
+    count = comodgan_layers if build.is_comodgan(config) else migan_layers
     return sum(layer.multiply_adds for layer in count(config, **options))
 
 
@@ -182,7 +182,7 @@ def onnx_feed(config):
     """{input name: array} of the export."""
     x, z = inputs(config)
     feed = {'input': np.ascontiguousarray(x.transpose(0, 3, 1, 2))}
-    return feed | ({'z': z} if state_lib.is_comodgan(config) else {})
+    return feed | ({'z': z} if build.is_comodgan(config) else {})
 
 
 def statistics_of(seconds):
@@ -243,7 +243,7 @@ def measure(configs, threads, repeats, clock=time.perf_counter):
     for kind, config in configs.items():
         variables = benchmark_exports.random_variables(config)
         compiled = compile_jax(config, variables)
-        exports[kind] = build(config, variables)
+        exports[kind] = onnx_graph(config, variables)
         session, megabytes = benchmark_exports.session(exports[kind], threads)
         figures[kind] = {
             'parameters': sum(x.size for x in jax.tree.leaves(variables['params'])),
@@ -271,7 +271,7 @@ def measure(configs, threads, repeats, clock=time.perf_counter):
     return result
 
 
-def build(config, variables):
+def onnx_graph(config, variables):
     """The ONNX export of a model, as tools/to_torch.py writes it."""
     return comodgan_onnx.builder_of(config)(
         config, variables, largest=clamps.measure(config, variables))
@@ -281,7 +281,7 @@ def jax_job(config, compiled, variables):
     """A call of the compiled function, waited for."""
     x, z = inputs(config)
     arguments = jax.device_put(
-        (variables, x, z) if state_lib.is_comodgan(config) else (variables, x))
+        (variables, x, z) if build.is_comodgan(config) else (variables, x))
     return lambda: jax.block_until_ready(compiled(*arguments))
 
 

@@ -34,22 +34,22 @@ import jax
 import numpy as np
 
 import make_masks
+from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import cli
-from migan_jax import data
-from migan_jax import images as image_files
-from migan_jax import inpaint
-from migan_jax import inputs
-from migan_jax import mask_files
-from migan_jax import predictions
-from migan_jax import scoring
-from migan_jax import state as state_lib
+from migan_jax.data import batches as batches_lib
+from migan_jax.data import images as image_files
+from migan_jax.data import mask_files
+from migan_jax.data import sources
+from migan_jax.evaluation import methods
+from migan_jax.evaluation.metrics import inception
+from migan_jax.evaluation.metrics import lpips
+from migan_jax.evaluation import networks as networks_lib
+from migan_jax.evaluation import painters
+from migan_jax.evaluation import published
+from migan_jax.model import io as model_io
 from migan_jax import storage
-from migan_jax.images import shown
-from migan_jax.metrics import inception
-from migan_jax.metrics import lpips
-import outputs
-import painters
-import published
+from migan_jax.storage import shown
+from migan_jax.training import inputs
 
 # What is printed of single images' figures: title and digits.
 ROWS = {
@@ -101,7 +101,7 @@ class Method(NamedTuple):
       name: in tables.
       what: {field: value} of the report.
       resolution: R.
-      painter_of: label of a hole range, stems -> `predictions.Painter`.
+      painter_of: label of a hole range, stems -> `methods.Painter`.
       config: of a checkpoint, else None.
     """
     name: str
@@ -226,13 +226,13 @@ def label_of(bounds):
 
 def open_checkpoint(path, what, name, resolution, seed):
     """`Method` of a checkpoint directory; its generator runs on all local devices."""
-    config, generator, variables = state_lib.load_deployed(path)
+    config, generator, variables = checkpoint_lib.load_deployed(path)
     own = config.model.resolution
     if resolution not in (0, own):
         raise ValueError(f'{path}: the model paints {own} x {own} pixels, but '
                          f'--resolution is {resolution}.')
     inputs.check_batch(config.eval.batch_size, 'eval.batch_size of the checkpoint')
-    painter = predictions.from_generator(
+    painter = methods.from_generator(
         config, generator, variables, seed_of(config, seed))
     return Method(name, what, own, lambda label, stems: painter, config)
 
@@ -281,7 +281,7 @@ def masks_for(options, hole_range, several, stems, method, seed):
         config = method.config
         brush_width = options.brush_width or (
             (12, 48) if config is None else tuple(config.mask.brush_width))
-        make = predictions.mask_maker(
+        make = methods.mask_maker(
             method.resolution, hole_range.bounds, brush_width, seed)
     if not options.save_masks:
         return make
@@ -307,7 +307,7 @@ def wanted_metrics(options, count):
       ValueError: such a metric was asked for by name.
     """
     metrics = options.metrics or METRICS
-    refused = predictions.check_counts(count, metrics)
+    refused = methods.check_counts(count, metrics)
     if refused and options.metrics:
         raise ValueError('\n'.join(dict.fromkeys(refused.values())))
     return tuple(m for m in metrics if m not in refused), refused
@@ -316,7 +316,7 @@ def wanted_metrics(options, count):
 def read_tensors(path):
     """Tensors of a PyTorch file, without running code of it."""
     # Imported here: PyTorch is needed only where weight files are.
-    from migan_jax.export import torch_files
+    from migan_jax.data import torch_files
 
     return torch_files.read_tensors(path)
 
@@ -349,7 +349,7 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
 
     crop = 'squash'
     if images:
-        source = data.open_source('folder', path=images)
+        source = sources.open_source('folder', path=images)
     elif config is not None:
         _, source = inputs.open_sources(config.data)
         crop = config.data.eval_crop
@@ -361,19 +361,19 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
     if options.masks or options.predictions:
         if not hasattr(source, 'names'):
             raise ValueError('--masks and --predictions need --images, a folder.')
-        stems = [predictions.stem(name) for name in source.names[:count]]
+        stems = [methods.stem(name) for name in source.names[:count]]
     check_out(out, images, stems or getattr(source, 'names', [])[:1], options)
     devices = jax.local_device_count()
     batch_size = (config.eval.batch_size if config is not None
                   else -(-_BATCH // devices) * devices)
-    batches = lambda: data.eval_batches(
+    batches = lambda: batches_lib.eval_batches(
         source, resolution=resolution, batch_size=batch_size, crop=crop, limit=limit)
 
     metrics, left_out = wanted_metrics(options, count)
-    loaded = scoring.load_networks(protocol, read_tensors, options.weights, metrics)
+    loaded = networks_lib.load_networks(protocol, read_tensors, options.weights, metrics)
     left_out |= loaded.missing
-    scorer = predictions.make_scorer(protocol, loaded)
-    parts = predictions.Parts(options.parts or f'{out}.parts')
+    scorer = methods.make_scorer(protocol, loaded)
+    parts = methods.Parts(options.parts or f'{out}.parts')
     set_metrics = [m for m in SET_ROWS if m in metrics and m not in left_out]
 
     # Before the long work, so that a name that does not fit shows at once.
@@ -390,15 +390,15 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
     for hole_range, masks_of, painter in zip(ranges, makers, painters_of):
         title = hole_range.title() if several else method.name
         with contextlib.closing(batches()) as stream, cli.Status() as status:
-            progress = (predictions.Progress(title, count, status.show, every=1.0)
-                        if status.shown else predictions.Progress(title, count, say))
-            results = predictions.measure(
+            progress = (methods.Progress(title, count, status.show, every=1.0)
+                        if status.shown else methods.Progress(title, count, say))
+            results = methods.measure(
                 stream, masks_of, painter, scorer, parts, progress)
-        summary = predictions.summarize(results)
+        summary = methods.summarize(results)
         figures = {}
         if set_metrics:
             say(f'{title}: {", ".join(set_metrics)} of {len(results.names):,} images')
-            figures = predictions.set_figures(results, protocol, set_metrics)
+            figures = methods.set_figures(results, protocol, set_metrics)
         # The features are no longer needed, and those of all ranges would add up.
         results = results._replace(real=None, fake=None)
         outcomes.append({'summary': summary, 'set': figures, 'results': results})
@@ -427,14 +427,14 @@ def check_out(out, images, stems, options):
     inputs_of = {'images': images, 'masks': options.masks,
                  'predictions': options.predictions}
     files = [f'{out}.{suffix}' for suffix in ('json', 'md', 'png')]
-    outputs.check_apart(f'--out={out}', files, inputs_of, options.overwrite)
-    outputs.check_files(files)
+    cli.check_apart(f'--out={out}', files, inputs_of, options.overwrite)
+    cli.check_files(files)
     if options.save_masks:
-        outputs.check_apart(
+        cli.check_apart(
             f'--save_masks={options.save_masks}',
             [os.path.join(options.save_masks, f'{s}.png') for s in stems],
             inputs_of, options.overwrite)
-        outputs.check_folder(options.save_masks)
+        cli.check_folder(options.save_masks)
 
 
 def finite(value):
@@ -544,10 +544,10 @@ def cell(figure, digits):
 def sample_grid(batch, masks_of, painter, method):
     """Picture u8[rows * R, 5 R, 3] of the first samples; warns where masks look odd."""
     rows = method.config.eval.grid_rows if method.config is not None else _GRID_ROWS
-    stems = [predictions.stem(name) for name in batch['name']]
+    stems = [methods.stem(name) for name in batch['name']]
     masks = masks_of(stems)
     output = painter.paint(stems, batch['image'], masks)
-    image, mask = inpaint.from_uint8(batch['image']), masks.astype(np.float32)
+    image, mask = model_io.from_uint8(batch['image']), masks.astype(np.float32)
     if method.what['kind'] == 'predictions':
         error = np.abs(output - image)[batch['valid']]
         mask_there = np.broadcast_to(mask[batch['valid']], error.shape)
@@ -558,8 +558,8 @@ def sample_grid(batch, masks_of, painter, method):
                 'masks say known than in the holes: masks of other predictions, or '
                 'inverted (white = known)?')
     pictures = (image * mask, np.broadcast_to(mask * 2 - 1, image.shape), output,
-                inpaint.composite(output, image, mask), image)
-    pictures = np.concatenate([inpaint.to_uint8(p) for p in pictures], 2)
+                model_io.composite(output, image, mask), image)
+    pictures = np.concatenate([model_io.to_uint8(p) for p in pictures], 2)
     pictures = pictures[batch['valid']][:rows]
     return pictures.reshape(-1, *pictures.shape[2:])
 
@@ -567,7 +567,7 @@ def sample_grid(batch, masks_of, painter, method):
 def main(argv):
     del argv
     args = flags.FLAGS
-    state_lib.quiet_logs()
+    cli.quiet_logs()
     options = Options(
         hole_ranges=parse_ranges(args.hole_ranges),
         metrics=parse_metrics(args.metrics),

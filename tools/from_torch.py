@@ -23,11 +23,11 @@ import shutil
 
 from absl import flags
 
+from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import cli
-from migan_jax import state as state_lib
 with cli.needs('export'):
     from migan_jax.export import importing
-    from migan_jax.export import torch_files
+    from migan_jax.data import torch_files
     from migan_jax.export.importing import ImportFailed
 
 DEFAULT_CONFIG = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'default.py'
@@ -82,7 +82,7 @@ def write(out, config, variables):
     previous = out.with_name(f'.{out.name}.{os.getpid()}.old')
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        state_lib.save_deployed(str(temporary), config, variables)
+        checkpoint_lib.save_deployed(str(temporary), config, variables)
         if out.exists():
             os.replace(out, previous)
         os.replace(temporary, out)
@@ -157,7 +157,7 @@ def define_flags():
 def main(argv):
     del argv
     args = flags.FLAGS
-    state_lib.quiet_logs()
+    cli.quiet_logs()
     with cli.Status() as status:
         status.show(f'reading {args.checkpoint}')
         config, description = run(

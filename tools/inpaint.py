@@ -27,12 +27,11 @@ from absl import flags
 import numpy as np
 
 from migan_jax import cli
-from migan_jax import images as image_files
+from migan_jax.data import images as image_files
+from migan_jax.data import mask_files
+from migan_jax.data.mask_files import listed
 from migan_jax import inpaint
-from migan_jax import mask_files
-from migan_jax.images import shown
-from migan_jax.mask_files import listed
-import outputs
+from migan_jax.storage import shown
 
 MODES = tuple(inpaint.MODES)
 
@@ -46,7 +45,7 @@ def run(generate, resolution, images, masks, out, invert_mask=False, mode='resiz
     """Checks all input, then inpaints every image into `out`.
 
     Args:
-        generate: f32[1, R, R, 4] -> f32[1, R, R, 3], see `inpaint.model_input`.
+        generate: f32[1, R, R, 4] -> f32[1, R, R, 3], see `model_io.model_input`.
         resolution: R.
         images: path of an image or a folder.
         masks: path of a mask or a folder; 255 = known, 0 = hole.
@@ -132,7 +131,7 @@ def check(images, masks, out, invert_mask, overwrite=False):
     if errors:
         raise InputError('\n'.join(errors))
     try:
-        outputs.check_folder(out)
+        cli.check_folder(out)
     except ValueError as error:
         raise InputError(f'--out={error}') from error
 
@@ -163,7 +162,7 @@ def check_apart(images, masks, out, jobs):
     """Lines of complaint about results that would lie among the inputs."""
     what = f'--out={out}'
     try:
-        outputs.check_apart(
+        cli.check_apart(
             what, [target for *_, target in jobs], {'images': images, 'masks': masks})
     except ValueError as error:
         return str(error).splitlines()
@@ -196,12 +195,13 @@ def define_flags():
 
 def main(argv):
     # Imported here: it brings in the models, which `run` takes as a function.
-    from migan_jax import state
+    from migan_jax import checkpoint as checkpoint_lib
+    from migan_jax import cli
 
     del argv
     args = flags.FLAGS
-    state.quiet_logs()
-    config, generate = state.load_generator(args.checkpoint)
+    cli.quiet_logs()
+    config, generate = checkpoint_lib.load_generator(args.checkpoint)
     written = run(
         generate, config.model.resolution, args.images, args.masks, args.out,
         args.invert_mask, args.mode, args.overwrite)

@@ -19,11 +19,10 @@ from PIL import ImageDraw
 from PIL import ImageFont
 
 from migan_jax import cli
-from migan_jax import images as image_files
-from migan_jax import inpaint
-from migan_jax import mask_files
+from migan_jax.data import images as image_files
+from migan_jax.data import mask_files
+from migan_jax.model import io as model_io
 from migan_jax import storage
-import outputs
 
 # Spaces of a sheet, in shares of a picture's side.
 _GAP, _HEAD = 1 / 32, 1 / 8
@@ -67,7 +66,7 @@ def load(images, masks, methods, stems=(), rows=None):
     known = image_files.by_stem(images)
     if unknown := [s for s in stems if s not in known]:
         raise ValueError(
-            f'{image_files.shown(images)}: no image {mask_files.listed(unknown)}')
+            f'{storage.shown(images)}: no image {mask_files.listed(unknown)}')
     stems = (list(stems) or list(known))[:rows]
     files = {'mask': mask_files.files_of(masks, stems, 'mask')}
     resolution = image_files.stored_size(files['mask'][stems[0]])[0]
@@ -81,10 +80,10 @@ def load(images, masks, methods, stems=(), rows=None):
         mask = mask_files.read_masks(files['mask'], [s], resolution)[0]
         gray = np.full_like(original, _HOLE_LEVEL)
         loaded[s] = {'original': original,
-                     'masked': inpaint.composite(gray, original, mask)}
+                     'masked': model_io.composite(gray, original, mask)}
         for name in methods:
             painted = image_files.decode(files[name][s])
-            loaded[s][name] = inpaint.composite(painted, original, mask)
+            loaded[s][name] = model_io.composite(painted, original, mask)
     return loaded
 
 
@@ -151,8 +150,8 @@ def check_out(files, args, methods):
     """
     inputs = {'images': args.images, 'masks': args.masks}
     inputs |= {f'methods={name}': folder for name, folder in methods.items()}
-    outputs.check_apart(f'--out={args.out}', files, inputs, args.overwrite)
-    outputs.check_files(files)
+    cli.check_apart(f'--out={args.out}', files, inputs, args.overwrite)
+    cli.check_files(files)
 
 
 def main(argv):

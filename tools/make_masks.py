@@ -17,9 +17,8 @@ import jax
 import numpy as np
 
 from migan_jax import cli
-from migan_jax import images as image_files
-from migan_jax import masks
-import outputs
+from migan_jax.data import images as image_files
+from migan_jax.data import masks
 
 
 def write_mask(path, mask):
@@ -56,7 +55,7 @@ def make_masks(images, out, resolution, hole_range, *, seed=0, brush_width=(12, 
     """
     stems = image_files.by_stem(images)
     files = {stem: pathlib.Path(out) / f'{stem}.png' for stem in stems}
-    outputs.check_apart(
+    cli.check_apart(
         f'--out={out}', files.values(), {'images': images}, overwrite)
     draw = jax.jit(
         functools.partial(
@@ -68,7 +67,7 @@ def make_masks(images, out, resolution, hole_range, *, seed=0, brush_width=(12, 
     )
     # Finds bad arguments before anything is written.
     jax.eval_shape(draw, masks.name_key(seed, ''))
-    outputs.check_folder(out)
+    cli.check_folder(out)
     shares = []
     for stem, file in cli.progress(files.items(), 'masks'):
         mask = np.asarray(draw(masks.name_key(seed, stem)))

@@ -20,7 +20,7 @@ import numpy as np
 
 import make_grid
 from migan_jax import cli
-from migan_jax import images as image_files
+from migan_jax.data import images as image_files
 from migan_jax import storage
 
 _PAGE = '''<!DOCTYPE html>

@@ -15,17 +15,16 @@ import os
 from absl import flags
 
 from migan_jax import cli
-from migan_jax.export import torch_files
-from migan_jax import scoring
-from migan_jax import state as state_lib
-from migan_jax.metrics import inception
+from migan_jax.data import torch_files
+from migan_jax.evaluation.metrics import inception
+from migan_jax.evaluation import networks as networks_lib
 
 # Of those that need networks, what evaluation during training gives.
 METRICS = ('fid', 'lpips')
 
 
 def run(out, weights='', protocol='paper'):
-    """Writes the file that `scoring.read_networks` reads.
+    """Writes the file that `networks_lib.read_networks` reads.
 
     Args:
       out: its path; the folder is made if missing.
@@ -33,19 +32,19 @@ def run(out, weights='', protocol='paper'):
       protocol: 'paper' or 'stylegan'.
 
     Returns:
-      `scoring.Loaded`.
+      `networks_lib.Loaded`.
 
     Raises:
       ValueError: none of the networks is there, or a file has the wrong hash or does
         not hold what it should; nothing is written then.
     """
     protocol = inception.PROTOCOLS[protocol]
-    loaded = scoring.load_networks(protocol, torch_files.read_tensors, weights, METRICS)
+    loaded = networks_lib.load_networks(protocol, torch_files.read_tensors, weights, METRICS)
     if not loaded.files:
         raise ValueError('\n'.join(
             ['no metric network is there', *loaded.missing.values()]))
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    scoring.write_networks(out, protocol, loaded)
+    networks_lib.write_networks(out, protocol, loaded)
     return loaded
 
 
@@ -58,7 +57,7 @@ def define_flags():
 def main(argv):
     del argv
     args = flags.FLAGS
-    state_lib.quiet_logs()
+    cli.quiet_logs()
     with cli.Status() as status:
         status.show('reading weight files')
         loaded = run(args.out, args.weights, args.protocol)

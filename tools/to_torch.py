@@ -35,7 +35,6 @@ from absl import flags
 from absl import logging
 
 from migan_jax import cli
-from migan_jax import state as state_lib
 with cli.needs('export'):
     from migan_jax.export import exporting
 
@@ -72,7 +71,7 @@ def define_flags():
 def main(argv):
     del argv
     args = flags.FLAGS
-    state_lib.quiet_logs()
+    cli.quiet_logs()
     # TensorFlow reports its progress.
     logging.set_verbosity(logging.WARNING)
     options = exporting.Options(

@@ -34,9 +34,11 @@ import jax.numpy as jnp
 from ml_collections import config_flags
 
 from migan_jax import cli
-from migan_jax import state as state_lib
-from migan_jax import steps as steps_lib
-from migan_jax import train
+from migan_jax.devices import AXIS
+from migan_jax.model import build
+from migan_jax.training import loop
+from migan_jax.training import state as state_lib
+from migan_jax.training import steps as steps_lib
 
 STEPS = ('prepare', 'g', 'd', 'r1', 'generator')
 
@@ -230,19 +232,19 @@ def abstract_arguments(config, models, devices, per_device_batch, teacher_variab
     return {'prepare': (state, array(3, jnp.uint8)),
             'g': (state, batch, lead(teacher_variables)),
             'd': (state, batch), 'r1': (state, batch),
-            'generator': (lead(state_lib.abstract_deployed(config)),
+            'generator': (lead(build.abstract_variables(config, fused=True)),
                           array(4, jnp.float32))}
 
 
 def deployed_forward(config, devices):
     """The deployed generator with its constant noise: pmapped (variables, x) -> image."""
-    generator = state_lib.build_generator(config, fused=True)
+    generator = build.build_generator(config, fused=True)
 
     def forward(variables, x):
         z = generator.latents(jax.random.split(jax.random.key(0), len(x)))
-        return generator.apply(variables, x, 'const', z)[0]
+        return build.deployed_forward(generator, variables, x, z)
 
-    return jax.pmap(forward, state_lib.AXIS, devices=devices)
+    return jax.pmap(forward, AXIS, devices=devices)
 
 
 def measure(compiled, images, chip):
@@ -323,10 +325,10 @@ def run(config, topology, per_device_batch, names, teacher_config=None, top=0):
             raise ValueError('this config distils from a teacher: pass its config as '
                              '--teacher_config, or --config.loss.distillation_weight=0.')
         teacher_config.model.dtype = config.teacher.dtype
-        teacher = state_lib.teacher_function(state_lib.build_generator(teacher_config))
-        variables = state_lib.abstract_deployed(teacher_config)
+        teacher = state_lib.teacher_function(build.build_generator(teacher_config))
+        variables = build.abstract_variables(teacher_config, fused=True)
     models = state_lib.build_models(config)
-    steps = steps_lib.make_steps(models, train.settings_of(config), teacher, devices)
+    steps = steps_lib.make_steps(models, loop.settings_of(config), teacher, devices)
     functions = dict(zip(STEPS, (steps.prepare, steps.g, steps.d, steps.r1,
                                  deployed_forward(config, devices))))
     arguments = abstract_arguments(config, models, devices, batch, variables)

@@ -14,7 +14,7 @@ import onnxruntime
 
 from migan_jax.export import comodgan_onnx
 from migan_jax.export import comparison
-from migan_jax.layers import SQRT2
+from migan_jax.model.ops import SQRT2
 
 
 def measure(config, variables, pictures=()):

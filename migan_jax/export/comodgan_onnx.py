@@ -22,12 +22,12 @@ import numpy as np
 import onnx
 
 from migan_jax.export import onnx_core
-from migan_jax import state as state_lib
-from migan_jax.layers import check_resolution
-from migan_jax.layers import EPS
-from migan_jax.layers import FIR_TAPS
-from migan_jax.layers import resolutions
-from migan_jax.layers import SQRT2
+from migan_jax.model import build
+from migan_jax.model.layers import check_resolution
+from migan_jax.model.layers import resolutions
+from migan_jax.model.ops import EPS
+from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import SQRT2
 
 # Bound of values that nothing is known of.
 UNKNOWN = 1e30
@@ -236,4 +236,4 @@ def build_comodgan(config, variables, *, largest=None, metadata=None):
 
 def builder_of(config):
     """`build_comodgan` or `onnx_core.build_core`: what a config's graph is built by."""
-    return build_comodgan if state_lib.is_comodgan(config) else onnx_core.build_core
+    return build_comodgan if build.is_comodgan(config) else onnx_core.build_core

@@ -15,14 +15,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from migan_jax.export import torch_map
 from migan_jax.export.torch_module import activation
 from migan_jax.export.torch_module import tensor_of
 from migan_jax.export.torch_module import up2
-from migan_jax import torch_map
-from migan_jax.layers import EPS
-from migan_jax.layers import FIR_TAPS
-from migan_jax.layers import resolutions
-from migan_jax.layers import SQRT2
+from migan_jax.model.layers import resolutions
+from migan_jax.model.ops import EPS
+from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import SQRT2
 
 
 def _fir(x, taps, padding):
@@ -249,7 +249,7 @@ def build_comodgan_module(config, variables):
     Args:
       config: ConfigDict; `config.model` is read.
       variables: {'params', 'noise', 'average'} of `migan_jax.comodgan.Generator`, as
-        `state.load_deployed` returns them.
+        `checkpoint.load_deployed` returns them.
 
     Returns:
       `Generator` in evaluation mode.

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from migan_jax import images as image_files
+from migan_jax.data import images as image_files
+from migan_jax.data import mask_files
 from migan_jax import inpaint
-from migan_jax import mask_files
-from migan_jax import state as state_lib
+from migan_jax.model import build
+from migan_jax.model import io as model_io
 
 
 class Picture(NamedTuple):
@@ -95,13 +96,13 @@ def squash(picture, resolution):
     image = Image.fromarray(picture.image).resize(size, Image.Resampling.BICUBIC)
     known = Image.fromarray(picture.known.astype(np.uint8)).resize(
         size, Image.Resampling.NEAREST)
-    return (inpaint.from_uint8(np.asarray(image)),
+    return (model_io.from_uint8(np.asarray(image)),
             np.asarray(known).astype(np.float32)[..., None])
 
 
 def model_inputs(pictures, resolution):
     """The generator's inputs: f32[N, R, R, 4]."""
-    return np.stack([inpaint.model_input(*squash(p, resolution)) for p in pictures])
+    return np.stack([model_io.model_input(*squash(p, resolution)) for p in pictures])
 
 
 def network_inputs(config, x):
@@ -114,7 +115,7 @@ def network_inputs(config, x):
     Returns:
       [x] or [x, f32[N, z_dim]].
     """
-    if not state_lib.is_comodgan(config):
+    if not build.is_comodgan(config):
         return [x]
     size = len(x), config.model.comodgan.z_dim
     return [x, np.random.default_rng(0).standard_normal(size, np.float32)]
@@ -152,7 +153,7 @@ def differences(reference, generate, pictures, resolution):
     for i, picture in enumerate(pictures):
         image, mask = squash(picture, resolution)
         for outputs, results in zip((expected, actual), composites):
-            results.append(inpaint.to_uint8(inpaint.composite(outputs[i], image, mask)))
+            results.append(model_io.to_uint8(model_io.composite(outputs[i], image, mask)))
     return {'max': float(error.max()), 'mean': float(error.mean()),
             'composite_psnr_db': decibels(*composites)}
 

@@ -23,6 +23,8 @@ import onnx
 import onnxruntime
 import torch
 
+from migan_jax import checkpoint as checkpoint_lib
+from migan_jax.data import torch_files
 from migan_jax.export import clamps
 from migan_jax.export import comodgan_onnx
 from migan_jax.export import comodgan_torch
@@ -30,14 +32,13 @@ from migan_jax.export import comparison
 from migan_jax.export import onnx_core
 from migan_jax.export import onnx_pipeline
 from migan_jax.export import onnx_quantize
-from migan_jax.export import torch_files
+from migan_jax.export import torch_map
 from migan_jax.export import torch_module
-from migan_jax import state as state_lib
+from migan_jax.model import build
+from migan_jax.model.layers import channels
+from migan_jax.model.ops import CLAMP
+from migan_jax.model.ops import FIR_TAPS
 from migan_jax import storage
-from migan_jax import torch_map
-from migan_jax.layers import channels
-from migan_jax.layers import CLAMP
-from migan_jax.layers import FIR_TAPS
 
 INT8 = 'migan_int8.onnx'
 
@@ -92,9 +93,9 @@ def load(directory):
       ExportFailed: not a model that the formats can hold.
       state.CheckpointError: not a checkpoint.
     """
-    _, manager, step = state_lib.open_checkpoint(directory)
+    _, manager, step = checkpoint_lib.open_checkpoint(directory)
     manager.close()
-    config, _, variables = state_lib.load_deployed(directory)
+    config, _, variables = checkpoint_lib.load_deployed(directory)
     return from_deployed(config, variables, directory, str(step))
 
 
@@ -102,14 +103,14 @@ def from_deployed(config, variables, source, step):
     """A deployed generator as a `Model`.
 
     Args:
-      config, variables: see `state.load_deployed`.
+      config, variables: see `checkpoint.load_deployed`.
       source: where it came from, for messages.
       step: in words, for the metadata.
 
     Raises:
       ExportFailed: not a model that the formats can hold.
     """
-    is_comodgan = state_lib.is_comodgan(config)
+    is_comodgan = build.is_comodgan(config)
     if not is_comodgan and not config.model.depthwise:
         raise ExportFailed(
             f'{source} holds the ablation with plain 3x3 convolutions, which has no '
@@ -142,8 +143,8 @@ def jax_generator(config, variables):
     config = config.copy_and_resolve_references()
     # Trained in bfloat16 or not: the files compute in float32.
     config.model.dtype = 'float32'
-    generator = state_lib.build_generator(config, fused=True)
-    paint = jax.jit(lambda x, *z: generator.apply(variables, x, 'const', *z)[0])
+    generator = build.build_generator(config, fused=True)
+    paint = jax.jit(functools.partial(build.deployed_forward, generator, variables))
     return lambda x: np.concatenate([
         paint(*(value[None] for value in sample))
         for sample in zip(*comparison.network_inputs(config, x))])
@@ -176,7 +177,7 @@ def published_layout(config):
     config.model.noise_at_4x4 = False
     model = config.model
     table = torch_map.generator_table(model.resolution, branches=0, fused=True)
-    shapes = torch_map.torch_shapes(state_lib.abstract_deployed(config), table)
+    shapes = torch_map.torch_shapes(build.abstract_variables(config, fused=True), table)
     return shapes | {name: array.shape for name, array in constants(config).items()}
 
 
@@ -252,7 +253,7 @@ def run_comodgan_pt(path, config):
     layers = model.comodgan.mapping_layers
     table = torch_map.comodgan_table(model.resolution, mapping_layers=layers)
     check_layout(path, state, torch_map.torch_shapes(
-        state_lib.abstract_deployed(config), table) | {
+        build.abstract_variables(config, fused=True), table) | {
             name: array.shape
             for name, array in comodgan_torch.filters(model.resolution).items()})
     return run_torch(comodgan_torch.Generator(state, model.resolution, layers), config)
@@ -280,7 +281,7 @@ def run_torch(module, config):
 
 
 def write_torchscript(model, path, options):
-    if state_lib.is_comodgan(model.config):
+    if build.is_comodgan(model.config):
         module = comodgan_torch.build_comodgan_module(model.config, model.variables)
         trace = comodgan_torch.trace
     else:
@@ -450,7 +451,7 @@ COMODGAN_FORMATS = {
 
 def formats_of(config):
     """{name: `Format`} that a model has."""
-    return COMODGAN_FORMATS if state_lib.is_comodgan(config) else FORMATS
+    return COMODGAN_FORMATS if build.is_comodgan(config) else FORMATS
 
 
 def counts(counter):
@@ -593,7 +594,7 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
     model = load(checkpoint)
     files = formats_of(model.config)
     formats = files if formats is None else formats
-    if state_lib.is_comodgan(model.config):
+    if build.is_comodgan(model.config):
         check_comodgan_has(formats, options, calibration)
     model = model._replace(largest=functools.cache(lambda: clamps.measure(
         model.config, model.variables, [*pictures, *calibration_pictures])))

@@ -10,14 +10,14 @@ import jax
 import ml_collections
 import numpy as np
 
-from migan_jax import state as state_lib
-from migan_jax import torch_map
-from migan_jax.export import torch_files
+from migan_jax.data import torch_files
+from migan_jax.export import torch_map
 from migan_jax.export import torch_module
-from migan_jax.layers import channels
-from migan_jax.layers import check_resolution
-from migan_jax.layers import FIR_TAPS
-from migan_jax.layers import resolutions
+from migan_jax.model import build
+from migan_jax.model.layers import channels
+from migan_jax.model.layers import check_resolution
+from migan_jax.model.layers import resolutions
+from migan_jax.model.ops import FIR_TAPS
 
 KINDS = {'migan': 'a MI-GAN generator', 'comodgan': 'a Co-Mod-GAN generator'}
 
@@ -48,7 +48,7 @@ class Layout(NamedTuple):
 
 
 def deployed_config():
-    """ConfigDict of `state.build_generator` for a deployed model; published values."""
+    """ConfigDict of `build.build_generator` for a deployed model; published values."""
     return ml_collections.ConfigDict({
         'deployed': True,
         'model': {
@@ -73,7 +73,7 @@ def convert(path, kind=None, resolution=None, config=None):
 
     Returns:
       config: ConfigDict, with `config.model` as in the file.
-      variables: of the deployed generator, for `state.save_deployed`.
+      variables: of the deployed generator, for `checkpoint.save_deployed`.
       description: in words.
 
     Raises:
@@ -96,7 +96,7 @@ def convert(path, kind=None, resolution=None, config=None):
 
     config = deployed_config() if config is None else config
     config.model.update(layout.model)
-    shapes = torch_map.torch_shapes(state_lib.abstract_deployed(config), layout.table)
+    shapes = torch_map.torch_shapes(build.abstract_variables(config, fused=True), layout.table)
     known = {e.torch for e in layout.table} | set(layout.constants)
     stray = [name for name in tensors
              if torch_map.is_constant(name) and name not in known]

@@ -29,11 +29,11 @@ import onnx
 from onnx import helper
 from onnx import numpy_helper
 
-from migan_jax.layers import check_resolution
-from migan_jax.layers import CLAMP
-from migan_jax.layers import FIR_TAPS
-from migan_jax.layers import resolutions
-from migan_jax.layers import SQRT2
+from migan_jax.model.layers import check_resolution
+from migan_jax.model.layers import resolutions
+from migan_jax.model.ops import CLAMP
+from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import SQRT2
 
 # Both are old enough for onnxruntime-web 1.17.
 OPSET = 17
@@ -317,7 +317,7 @@ class CoreBuilder:
         return self.activate(x)
 
     def dense_block(self, x, kernel, bias, plane, resolution, up, down):
-        """3x3 convolution of all channels; see `layers.conv3x3_resampled`."""
+        """3x3 convolution of all channels; see `ops.conv3x3_resampled`."""
         padding, stride = 1, 1
         if up:
             # One pixel beyond each border, which the convolution then uses up.
@@ -441,7 +441,7 @@ def build_core(config, variables, *, dynamic_size=False, largest=None, metadata=
     Args:
       config: ConfigDict of the checkpoint; `config.model.resolution` is R.
       variables: {'params', 'noise'} of the deployed generator, as
-        `state.load_deployed` returns them.
+        `checkpoint.load_deployed` returns them.
       dynamic_size: H and W are any multiples of R / 4. The noise planes, which belong
         to R x R, are repeated beyond and cut below it.
       largest: None, for the network's function whatever the picture; or

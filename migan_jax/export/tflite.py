@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.lite.tools import flatbuffer_utils
 
-from migan_jax.layers import CLAMP
-from migan_jax.layers import FIR_TAPS
-from migan_jax.layers import resolutions
-from migan_jax.layers import SQRT2
+from migan_jax.model.layers import resolutions
+from migan_jax.model.ops import CLAMP
+from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import SQRT2
 
 
 # It only converts here, and would reserve all memory of a GPU.
@@ -113,7 +113,7 @@ def build_tflite(config, variables, *, half=False, description=''):
     Args:
       config: ConfigDict; `config.model` is read.
       variables: {'params', 'noise'} of the deployed generator, as
-        `state.load_deployed` returns them.
+        `checkpoint.load_deployed` returns them.
       half: weights as float16; delegates may compute in it, CPUs compute in float32.
       description: text for the file's field of that name.
 

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from migan_jax import torch_map
-from migan_jax.layers import CLAMP
-from migan_jax.layers import FIR_TAPS
-from migan_jax.layers import resolutions
-from migan_jax.layers import SQRT2
+from migan_jax.export import torch_map
+from migan_jax.model.layers import resolutions
+from migan_jax.model.ops import CLAMP
+from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import SQRT2
 
 
 def activation(x):
@@ -173,7 +173,7 @@ def build_module(config, variables):
 
     Args:
       config: ConfigDict; `config.model` is read.
-      variables: {'params', 'noise'} of the deployed generator, as `state.load_deployed`
+      variables: {'params', 'noise'} of the deployed generator, as `checkpoint.load_deployed`
         returns them.
 
     Returns:

@@ -1,0 +1,284 @@
+"""Checkpoint directories: configs and arrays on storage, and the model in them.
+
+A checkpoint directory (a training workdir, or what `tools/from_torch.py` writes):
+
+    DIR/config.json              everything a tool needs to know about the model
+    DIR/checkpoints/<step>/      Orbax: state, and the evaluation's metrics
+"""
+
+import contextlib
+import json
+import math
+
+import jax
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from migan_jax.model import build
+from migan_jax import storage
+
+
+
+class CheckpointError(ValueError):
+    """A checkpoint directory can't be used; the message says what to do."""
+
+
+def _config_path(directory):
+    return storage.path_of(directory, 'config.json')
+
+
+def has_config(directory):
+    """Whether a run was started in a directory."""
+    return _config_path(directory).exists()
+
+
+def save_config(config, directory):
+    """Writes DIR/config.json atomically."""
+    text = json.dumps(json.loads(config.to_json_best_effort()), indent=2, sort_keys=True)
+    storage.write_atomically(_config_path(directory), (text + '\n').encode())
+
+
+def load_config(directory):
+    """The ConfigDict saved in a checkpoint directory.
+
+    Raises:
+      CheckpointError: there is none, or it is not readable.
+    """
+    path = _config_path(directory)
+    if not path.exists():
+        raise CheckpointError(
+            f'{directory} holds no config.json: it is not a checkpoint directory. '
+            'Expected a workdir of migan_jax.main or the output of from_torch.')
+    try:
+        return ml_collections.ConfigDict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise CheckpointError(f'{path} is not valid JSON: {error}') from error
+
+
+def _as_plain(value):
+    """Tuples and lists alike, as JSON has only lists."""
+    return json.loads(json.dumps(value))
+
+
+def differing_fields(config, saved, prefix=''):
+    """Lines 'field: saved value -> value now' where two configs differ."""
+    lines = []
+    for name in sorted(set(config) | set(saved)):
+        ours, theirs = config.get(name, 'absent'), saved.get(name, 'absent')
+        if isinstance(ours, ml_collections.ConfigDict) and isinstance(
+                theirs, ml_collections.ConfigDict):
+            lines += differing_fields(ours, theirs, f'{prefix}{name}.')
+        elif _as_plain(ours) != _as_plain(theirs):
+            lines.append(f'{prefix}{name}: {theirs} -> {ours}')
+    return lines
+
+
+def check_resumable(config, directory):
+    """Compares the model of a config with that of a workdir.
+
+    Raises:
+      CheckpointError: they differ; lists the fields with both values.
+    """
+    lines = differing_fields(config.model, load_config(directory).model, 'model.')
+    if lines:
+        raise CheckpointError(
+            f'{directory} was trained with another model (saved -> now):\n  '
+            + '\n  '.join(lines)
+            + '\nUse another --workdir, or the config that started this one.')
+
+
+def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', read_only=False):
+    """Orbax CheckpointManager of DIR/checkpoints: asynchronous, last K and best.
+
+    Args:
+      directory: workdir.
+      keep_last: how many of the newest to keep; the best is kept besides.
+      metric: name of the metric that decides what is best; '' for none.
+      mode: 'max' or 'min'.
+      read_only: for tools.
+    """
+    best = None
+    if metric:
+        best = lambda metrics: metrics.get(metric, -math.inf if mode == 'max' else math.inf)
+    policies = [preservation_policy.LatestN(keep_last)]
+    if best:
+        policies.append(preservation_policy.BestN(
+            get_metric_fn=best, reverse=mode == 'min', n=1, keep_checkpoints_without_metrics=False))
+    options = ocp.CheckpointManagerOptions(
+        best_fn=best, best_mode=mode, create=not read_only, read_only=read_only,
+        preservation_policy=None if read_only else (
+            preservation_policy.AnyPreservationPolicy(policies)),
+        # What an interrupted save left.
+        cleanup_tmp_directories=not read_only,
+        enable_async_checkpointing=not read_only)
+    return ocp.CheckpointManager(storage.path_of(directory, 'checkpoints'), options=options)
+
+
+def has_checkpoint(directory):
+    """Whether a finished checkpoint lies in DIR/checkpoints."""
+    if not storage.path_of(directory, 'checkpoints').is_dir():
+        return False
+    with contextlib.closing(checkpoint_manager(directory, read_only=True)) as manager:
+        return manager.latest_step() is not None
+
+
+def save(manager, state, metrics=None):
+    """Saves an unreplicated state; returns before the files are written."""
+    manager.save(int(state.step), args=ocp.args.StandardSave(state), metrics=metrics)
+
+
+def restore(manager, state, step=None):
+    """Restores a state.
+
+    Args:
+      manager: from `checkpoint_manager`.
+      state: a TrainState of the right structure (arrays or ShapeDtypeStructs).
+      step: which; the latest by default.
+
+    Returns:
+      TrainState of host arrays.
+
+    Raises:
+      CheckpointError: the checkpoint does not fit `state`.
+    """
+    step = manager.latest_step() if step is None else step
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    try:
+        restored = manager.restore(step, args=ocp.args.StandardRestore(abstract))
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise CheckpointError(
+            f'checkpoint {step} in {manager.directory} can not be restored into this '
+            f'model: {error}') from error
+    return jax.device_get(restored)
+
+
+def save_deployed(directory, config, variables):
+    """Writes a checkpoint directory that holds a deployed generator only, bit for bit.
+
+    Args:
+      directory: made if missing; must hold no checkpoint.
+      config: ConfigDict; its `deployed` is set.
+      variables: {'params', 'noise', ...} of `build_generator(config, fused=True)`.
+
+    Raises:
+      CheckpointError: the variables are not this config's, both sides are listed.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.deployed = True
+    check_same_arrays(build.abstract_variables(config, fused=True), variables, 'the config', 'the weights')
+    storage.path_of(directory).mkdir(parents=True, exist_ok=True)
+    manager = checkpoint_manager(directory)
+    manager.save(0, args=ocp.args.StandardSave(variables))
+    manager.wait_until_finished()
+    manager.close()
+    # Last: a directory without it is no checkpoint.
+    save_config(config, directory)
+
+
+def check_same_arrays(expected, actual, expected_name, actual_name):
+    """Compares names and shapes of two trees.
+
+    Raises:
+      CheckpointError: they differ; lists what only one side has and other shapes.
+    """
+    def shapes(tree):
+        return {jax.tree_util.keystr(path, simple=True, separator='/'): tuple(x.shape)
+                for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    expected, actual = shapes(expected), shapes(actual)
+    lines = [f'only in {expected_name}: {sorted(expected.keys() - actual.keys())}',
+             f'only in {actual_name}: {sorted(actual.keys() - expected.keys())}']
+    lines += [f'{name}: {expected_name} {expected[name]}, {actual_name} {actual[name]}'
+              for name in sorted(expected.keys() & actual.keys())
+              if expected[name] != actual[name]]
+    if expected != actual:
+        raise CheckpointError('arrays do not fit:\n  ' + '\n  '.join(lines))
+
+
+def open_checkpoint(directory):
+    """Config and read-only manager of a checkpoint directory, and its best step.
+
+    Returns:
+      config, manager, step (best, else latest).
+
+    Raises:
+      CheckpointError: no checkpoint there.
+    """
+    config = load_config(directory)
+    if not storage.path_of(directory, 'checkpoints').is_dir():
+        raise CheckpointError(f'{directory} has a config.json but no checkpoints yet: '
+                              'train on, or name another directory.')
+    manager = checkpoint_manager(
+        directory, metric=config.eval.best_metric, mode=config.eval.best_mode,
+        read_only=True)
+    step = manager.best_step()
+    step = manager.latest_step() if step is None else step
+    if step is None:
+        raise CheckpointError(f'{directory}/checkpoints holds no finished checkpoint.')
+    return config, manager, step
+
+
+def _restore_average(manager, config, step):
+    """The deployed average of a training checkpoint; nothing else of it is read.
+
+    Raises:
+      CheckpointError: the checkpoint is of another model; both sides are listed.
+    """
+    expected = build.abstract_variables(config)
+    expected = {'ema': expected.pop('params'), 'variables': expected}
+    try:
+        restored = manager.restore(step, args=ocp.args.PyTreeRestore(
+            item=expected, partial_restore=True,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(expected)))
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise CheckpointError(
+            f'checkpoint {step} in {manager.directory} can not be restored into this '
+            f'model: {error}') from error
+    # Orbax leaves out what is not there, and takes whatever shapes it finds.
+    check_same_arrays(expected, restored, 'the config', f'checkpoint {step}')
+    restored = jax.device_get(restored)
+    return {'params': build.deployed_params(config, restored['ema']),
+            **restored['variables']}
+
+
+def load_deployed(directory):
+    """The deployed generator of a checkpoint directory: best, else latest, EMA.
+
+    Args:
+      directory: a training workdir or the output of `tools/from_torch.py`.
+
+    Returns:
+      config: ConfigDict; `config.model.resolution` is R.
+      generator: `Generator` of MI-GAN in its deployed form, or of Co-Mod-GAN.
+      variables: {'params', 'noise', ...} of it, host arrays.
+
+    Raises:
+      CheckpointError: no checkpoint there, or not of this model.
+    """
+    config, manager, step = open_checkpoint(directory)
+    if config.get('deployed', False):
+        variables = restore(manager, build.abstract_variables(config, fused=True), step)
+    else:
+        variables = _restore_average(manager, config, step)
+    manager.close()
+    return config, build.build_generator(config, fused=True), variables
+
+
+def load_generator(directory, seed=0):
+    """`load_deployed` as one function, with constant noise.
+
+    Args:
+      directory: a checkpoint directory.
+      seed: of a Co-Mod-GAN's latent, the same for each sample.
+
+    Returns:
+      config: ConfigDict; `config.model.resolution` is R.
+      generate: f32[B, R, R, 4] (`io.model_input`, mask 1 = known) ->
+        f32[B, R, R, 3].
+    """
+    config, generator, variables = load_deployed(directory)
+    paint = build.make_painter(generator)
+    on_device = jax.device_put(variables)
+    return config, lambda x: paint(on_device, x, np.uint32(seed))

@@ -1,0 +1,1 @@
+"""Pictures, masks and files from outside, as arrays on the host."""

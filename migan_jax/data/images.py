@@ -1,0 +1,365 @@
+"""One image file -> u8[H, W, 3], and the resizing that everything shares.
+
+Without JAX. Training, evaluation and the command line tools decode and
+squash with these functions, so that they agree on what a file looks like.
+
+What a file's pixels become:
+
+* grayscale, palette, 1-bit, YCbCr, CMYK (JPEG: inverted, as Adobe writes it): RGB as
+  Pillow converts it;
+* transparency (alpha channel, transparent palette entry or colour): composited on
+  white, because the colours stored under transparent pixels are arbitrary;
+* 16-bit grayscale: divided by 257 and rounded, so 65535 is 255 and nothing clips;
+* EXIF orientation: applied;
+* several frames (animations, several pages): the first one.
+
+Plain JPEG files, nearly all of what one trains on, are decoded by simplejpeg, straight
+into an array: the pixels are those of Pillow, in half its time and without Python's lock.
+
+What a file's name says of its format is not looked at, and nothing is opened that is
+not a regular file: a pipe would never end.
+"""
+
+import collections
+import contextlib
+import io
+import os
+import pathlib
+import stat
+
+import numpy as np
+from PIL import Image
+import simplejpeg
+
+from migan_jax import storage
+from migan_jax.storage import shown
+
+# Pillow warns beyond this size and refuses beyond twice of it.
+MAX_PIXELS = 89_478_485
+
+# What a folder or a zip is searched for. `decode` reads a few formats more.
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
+
+# Larger JPEG files are left to Pillow, which reads piece by piece.
+_MAX_JPEG_BYTES = 2**26
+# Start of image, then a segment.
+_JPEG = b'\xff\xd8\xff'
+# Of EXIF and XMP data, which may turn the picture, and of files with several pictures.
+_NOT_PLAIN = (b'Exif\0\0', b'Orientation', b'MPF\0')
+
+# Only these decoders see a file's bytes, whatever its name says: among Pillow's other
+# ones are some that start external programs.
+_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'PPM', 'TIFF')
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnreadableImage(ValueError):
+    """An image that cannot be used; the message names it and says why."""
+
+
+def decode(file, name=None, *, max_pixels=MAX_PIXELS, min_side=0):
+    """Reads one image as RGB (see the top of this file for the conversions).
+
+    Args:
+        file: a path, or a binary file object that can seek.
+        name: what error messages call it; the path by default.
+        max_pixels: larger images are refused before they are decoded. Pillow itself
+            refuses more than 178,956,970 pixels.
+        min_side: 0 decodes in full. A positive value lets JPEG files decode at 1/2,
+            1/4 or 1/8 of their size, several times faster, as long as the shorter side
+            stays at least this long. Pixels then differ slightly from a full decode
+            that is scaled down later: for training only.
+
+    Returns:
+        u8[H, W, 3].
+
+    Raises:
+        UnreadableImage: not an image of a known format, damaged, truncated, missing,
+            too large, or without a defined conversion to RGB.
+    """
+    pixels = _plain_jpeg(file, max_pixels, min_side)
+    if pixels is not None:
+        return pixels
+    with _opened(file, name, max_pixels) as image:
+        if min_side and image.format == 'JPEG':
+            image.draft(None, (min_side, min_side))
+        image.load()
+        return np.array(to_rgb(_upright(image)))
+
+
+def _plain_jpeg(file, max_pixels, min_side):
+    """u8[H, W, 3] of an undamaged, upright colour JPEG file, else None.
+
+    What this does not decode, and why a file cannot be read, is Pillow's to say.
+    Arguments as for `decode`.
+    """
+    try:
+        data = _jpeg_bytes(file)
+        header = data and _jpeg_header(data)
+        # Of other pictures in the same file, and of rotations, Pillow knows.
+        if header is None or any(word in header for word in _NOT_PLAIN):
+            return None
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+        if colors not in ('YCbCr', 'RGB') or height * width > max_pixels:
+            return None
+        # As Pillow's `draft`; the decoder knows more scales, and in tiny images another
+        # one may fit.
+        room = min(height, width) // min_side if min_side else 1
+        scale = next((scale for scale in (8, 4, 2) if room >= scale), 1)
+        height, width = -(-height // scale), -(-width // scale)
+        pixels = simplejpeg.decode_jpeg(data, 'RGB', min_height=height, min_width=width)
+        return pixels if pixels.shape == (height, width, 3) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _jpeg_bytes(file):
+    """The bytes of a JPEG file that is not too long, else None; see `decode`."""
+    if isinstance(file, (str, os.PathLike)):
+        status = os.stat(file)
+        # A pipe would never end.
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_JPEG_BYTES:
+            return None
+        with open(file, 'rb', buffering=0) as opened:
+            start = opened.read(len(_JPEG))
+            return start + opened.readall() if start == _JPEG else None
+    file.seek(0)
+    if file.read(len(_JPEG)) != _JPEG:
+        return None
+    file.seek(0)
+    data = file.read(_MAX_JPEG_BYTES + 1)
+    return data if len(data) <= _MAX_JPEG_BYTES else None
+
+
+def _jpeg_header(data):
+    """What precedes the compressed pixels; None if it is not segment after segment."""
+    at = 2
+    while True:
+        start = data[at:at + 4]
+        length = int.from_bytes(start[2:], 'big')
+        if len(start) < 4 or start[0] != 0xff or start[1] == 0xff or length < 2:
+            return None
+        if start[1] == 0xda:
+            return data[:at]
+        at += 2 + length
+
+
+def stored_size(file, *, max_pixels=MAX_PIXELS):
+    """(width, height) of an image file before EXIF rotation, from its header alone.
+
+    Arguments and errors as for `decode`; damage beyond the header goes unnoticed.
+    """
+    with _opened(file, None, max_pixels) as image:
+        return image.size
+
+
+@contextlib.contextmanager
+def _opened(file, name, max_pixels):
+    """Pillow's image; all that goes wrong in the body is an `UnreadableImage`."""
+    name = shown(file if name is None else name)
+    try:
+        if isinstance(file, (str, os.PathLike)) and not stat.S_ISREG(
+                os.stat(file).st_mode):
+            raise UnreadableImage(f'{name}: not a regular file')
+        with Image.open(file, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise UnreadableImage(
+                    f'{name}: {width} x {height} pixels, more than the {max_pixels:,} '
+                    'allowed; scale it down, or in training raise data.max_pixels')
+            yield image
+    except (UnreadableImage, MemoryError):
+        raise
+    except Exception as error:
+        # On damaged files Pillow's parsers raise whatever they trip over: OSError,
+        # SyntaxError, struct.error, IndexError, DecompressionBombError and more.
+        raise UnreadableImage(
+            f'{name}: cannot read it as an image '
+            f'({type(error).__name__}: {shown(str(error))})') from error
+
+
+def _upright(image):
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:
+        # Only the metadata is damaged (any of Pillow's parser errors, see `decode`):
+        # the pixels are good as they are stored.
+        orientation = 1
+    transpose = _UPRIGHT.get(orientation)
+    return image if transpose is None else image.transpose(transpose)
+
+
+def to_rgb(image):
+    """A Pillow image of any mode -> mode RGB, as the top of this file says.
+
+    Raises:
+        ValueError: floating-point pixels or integers beyond 16 bits, whose range
+            nothing defines, or a mode that Pillow does not convert.
+    """
+    if image.mode == 'RGB' and not image.has_transparency_data:
+        return image
+    if image.mode == 'I' or image.mode.startswith('I;16'):
+        pixels = np.asarray(image).astype(np.int32)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise ValueError(
+                f'integer pixels from {pixels.min()} to {pixels.max()}, expected 16 '
+                'bits (0 to 65535); save it with 8 or 16 bits')
+        gray = ((pixels + 128) // 257).astype(np.uint8)
+        return Image.fromarray(gray).convert('RGB')
+    if image.mode == 'F':
+        raise ValueError(
+            'floating-point pixels have no defined range; save it with 8 or 16 bits')
+    if image.has_transparency_data:
+        # The detour makes premultiplied modes straight.
+        image = image.convert({'La': 'LA'}.get(image.mode, 'RGBA')).convert('RGBA')
+        white = Image.new('RGBA', image.size, 'white')
+        return Image.alpha_composite(white, image).convert('RGB')
+    return image.convert('RGB')
+
+
+def resize(image, height, width):
+    """u8[h, w, 3] -> u8[height, width, 3], bicubic, antialiased (Pillow's BICUBIC).
+
+    An image of that size already is returned as it is, not copied.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    return np.array(
+        Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def squash(image, resolution):
+    """The whole image, its aspect ratio ignored: u8[h, w, 3] -> u8[R, R, 3]."""
+    return resize(image, resolution, resolution)
+
+
+def center_square(image):
+    """The largest centred square: [h, w, c] -> [s, s, c] with s = min(h, w), a view."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top:top + side, left:left + side]
+
+
+def random_square(image, min_crop, rng):
+    """A random square: [h, w, c] -> [s, s, c], a view.
+
+    The side is uniform in [min_crop, 1] times the shorter side (at least one pixel),
+    its place uniform over the image. `rng`, a numpy Generator, gives three numbers.
+    """
+    height, width = image.shape[:2]
+    u, v, w = rng.random(3)
+    side = max(1, round(min(height, width) * (min_crop + (1 - min_crop) * u)))
+    top = int(v * (height - side + 1))
+    left = int(w * (width - side + 1))
+    return image[top:top + side, left:left + side]
+
+
+def walk(folder):
+    """Finds the files of a folder and of the folders in it, hidden ones left out.
+
+    Links to folders are followed, after the folders that lie in `folder` themselves.
+    Every folder is entered once, however many links lead to it, so that no loop and no
+    maze of links takes longer than what is there.
+
+    Args:
+        folder: path of the folder.
+
+    Yields:
+        Paths relative to `folder`, "/" between the parts, in no order. Broken links and
+        what is neither file nor folder are among them, for `decode` to refuse by name.
+
+    Raises:
+        ValueError: a folder cannot be listed.
+    """
+    inside, links, entered = [''], collections.deque(), set()
+    while inside or links:
+        prefix = inside.pop() if inside else links.popleft()
+        path = os.path.join(folder, prefix)
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            folders = []
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.name.startswith('.'):
+                        continue
+                    if _is_folder(entry):
+                        folders.append((f'{prefix}{entry.name}/', entry.is_symlink()))
+                    else:
+                        yield f'{prefix}{entry.name}'
+        except OSError as error:
+            raise ValueError(
+                f'{shown(path)}: cannot list this folder ({error.strerror}); make it '
+                'readable or move it away') from error
+        # Sorted, so that the name under which a folder is entered never varies.
+        for name, is_link in sorted(folders):
+            (links if is_link else inside).append(name)
+
+
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # A link that leads to itself.
+        return False
+
+
+def by_stem(folder):
+    """Finds the images of a folder and of the folders in it, see `walk`.
+
+    Args:
+        folder: path of the folder.
+
+    Returns:
+        {stem: path}, sorted; a stem is the path relative to the folder, without
+        extension, with "/" between the parts.
+
+    Raises:
+        ValueError: no such folder, no image in it, or images that share a stem; all
+            of those are listed.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f'{shown(folder)}: no such file or folder')
+    found, clashes = {}, []
+    for name in sorted(walk(folder), key=lambda name: name.split('/')):
+        if not name.lower().endswith(SUFFIXES):
+            continue
+        path, stem = folder / name, os.path.splitext(name)[0]
+        if stem in found:
+            first, second = shown(found[stem]), shown(path)
+            clashes.append(
+                f'{shown(folder)}: {shown(found[stem].name)} and {shown(path.name)} '
+                f'differ only in their extension ({first}, {second}); rename or remove '
+                'one')
+        found[stem] = path
+    if clashes:
+        raise ValueError('\n'.join(clashes))
+    if not found:
+        raise ValueError(f'{shown(folder)}: no image in this folder (looked for '
+                         f'{", ".join(s[1:] for s in SUFFIXES)})')
+    return found
+
+
+def png(pixels):
+    """u8[H, W, 3] or u8[H, W] as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+def write_png(pixels, path):
+    """Writes u8[H, W, 3] or u8[H, W]; `path` is either complete or what it was before."""
+    storage.write_atomically(path, png(pixels))

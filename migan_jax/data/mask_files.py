@@ -1,0 +1,184 @@
+"""Masks as people hand them over: levels of grey, one file or a folder of files.
+
+Mask polarity: 255 (white) = known, 0 (black) = hole, unless `invert` says otherwise.
+"""
+
+import pathlib
+
+import numpy as np
+
+from migan_jax.data import images as image_files
+from migan_jax import storage
+
+# JPEG puts up to a tenth of a brush mask's pixels a few levels off 0 and 255, but at
+# most a hundredth (quality 50) into the middle of the range. A photograph has over
+# half of its pixels there.
+MIDDLE = (32, 224)
+MAX_MIDDLE = 0.05
+
+# Beyond this share of hole in all masks together the polarity is worth a word.
+SUSPICIOUS_HOLE = 0.7
+
+# Names in one message at most.
+_LISTED = 20
+
+
+class NotAMask(ValueError):
+    """A picture in the place of a mask."""
+
+
+def luma(rgb):
+    """Integer luma: u8[..., 3] -> i32[...], grey levels keep their value."""
+    return (rgb.astype(np.int32) @ np.array([299, 587, 114], np.int32)) // 1000
+
+
+def known_of(levels):
+    """Levels 0 to 255 of any shape, 255 = known, to a mask.
+
+    Returns:
+        bool of the same shape, True (128 and above) = known, and the number of pixels
+        that are neither 0 nor 255.
+
+    Raises:
+        NotAMask: 5 % of the pixels or more are mid-grey, so it is no mask.
+    """
+    between = np.count_nonzero((levels != 0) & (levels != 255))
+    middle = np.count_nonzero((levels >= MIDDLE[0]) & (levels < MIDDLE[1]))
+    if middle >= MAX_MIDDLE * levels.size:
+        raise NotAMask(
+            f'not a mask: {between} pixels ({between / levels.size:.2%}) are '
+            f'neither 0 nor 255, {middle} of them grey or coloured; a mask is black '
+            'and white (255 = known, 0 = hole)'
+        )
+    return levels >= 128, between
+
+
+def read(path, invert=False):
+    """Reads a mask, 255 = known and 0 = hole, or the opposite with `invert`.
+
+    Returns:
+        bool[H, W], True = known, and the number of pixels neither 0 nor 255.
+
+    Raises:
+        images.UnreadableImage: not a readable image.
+        NotAMask: see `known_of`.
+    """
+    levels = luma(image_files.decode(path))   # colour shows as levels in between
+    try:
+        known, between = known_of(levels)
+    except NotAMask as error:
+        raise NotAMask(f'{storage.shown(path)}: {error}') from error
+    return known != invert, between
+
+
+def listed(names):
+    """The first few names in one line."""
+    names = list(names)
+    more = [f'and {len(names) - _LISTED} more'] if len(names) > _LISTED else []
+    return ', '.join([storage.shown(name) for name in names[:_LISTED]] + more)
+
+
+def files_of(folder, stems, what):
+    """The pictures of a folder that belong to some images.
+
+    Args:
+      folder: searched with the folders in it.
+      stems: of the images.
+      what: 'mask' or 'prediction', for messages.
+
+    Returns:
+      {stem: path}.
+
+    Raises:
+      ValueError: some are missing; both sides are listed.
+    """
+    found = image_files.by_stem(folder)
+    missing = [s for s in stems if s not in found]
+    if missing:
+        unused = sorted(found.keys() - set(stems))
+        raise ValueError(
+            f'{storage.shown(folder)}: no {what} for {len(missing)} of '
+            f'{len(stems)} images: {listed(missing)}; without an image: '
+            f'{listed(unused) or "none"}. A {what} has the name of its image, '
+            'extension aside.')
+    return {s: found[s] for s in stems}
+
+
+def match(images, masks):
+    """Which mask belongs to which image.
+
+    A mask has the path of its image below its folder, extensions aside; two single files
+    belong together whatever their names are.
+
+    Args:
+      images: path of an image or a folder.
+      masks: path of a mask or a folder.
+
+    Returns:
+      [(stem, image path, mask path)], sorted by stem, and the masks of a folder that have
+      no image in the other.
+
+    Raises:
+      ValueError: no such files, or images without a mask; each line begins with
+        'images=' or 'masks='.
+    """
+    found, errors = {}, []
+    for name, path in (('images', images), ('masks', masks)):
+        path = pathlib.Path(path)
+        try:
+            found[name] = ({path.stem: path} if path.is_file()
+                           else image_files.by_stem(path))
+        except ValueError as error:
+            errors += [f'{name}={line}' for line in str(error).splitlines()]
+    if errors:
+        raise ValueError('\n'.join(errors))
+    pictures, known = found['images'], found['masks']
+    single = pathlib.Path(images).is_file()
+    if single and pathlib.Path(masks).is_file():
+        known = dict(zip(pictures, known.values()))
+    missing = [pictures[stem] for stem in sorted(pictures.keys() - known.keys())]
+    if missing:
+        raise ValueError(
+            f'masks={storage.shown(masks)} has no mask for {listed(missing)} (a mask '
+            'has the name of its image, extension aside)')
+    unused = [known[stem] for stem in sorted(known.keys() - pictures.keys())]
+    pairs = [(stem, pictures[stem], known[stem]) for stem in sorted(pictures)]
+    return pairs, [] if single else unused
+
+
+def check_sizes(files, resolution, what):
+    """Raises ValueError unless all pictures are resolution x resolution.
+
+    Reads headers only; one that has none is an `images.UnreadableImage`.
+    """
+    wrong = []
+    for path in files.values():
+        size = image_files.stored_size(path)
+        if size != (resolution, resolution):
+            wrong.append(f'{path} ({size[0]} x {size[1]})')
+    if wrong:
+        raise ValueError(
+            f'{len(wrong)} of {len(files)} {what}s are not {resolution} x {resolution} '
+            f'pixels: {listed(wrong)}. Originals are squashed to the resolution that '
+            f'is evaluated, so {what}s must have it; --resolution names another.')
+
+
+def read_masks(files, stems, resolution):
+    """Masks of some images.
+
+    Args:
+      files: {stem: path}, white = known.
+      stems: '' for padding.
+      resolution: R.
+
+    Returns:
+      u8[B, R, R, 1], 1 = known, 0 = hole; all known for padding.
+
+    Raises:
+      ValueError: unreadable, or not black and white.
+    """
+    masks = np.ones((len(stems), resolution, resolution, 1), np.uint8)
+    for i, s in enumerate(stems):
+        if s:
+            masks[i, :, :, 0] = read(files[s])[0]
+    return masks

@@ -1,0 +1,212 @@
+"""Pictures and masks as people hand them over in Python: NumPy arrays and PIL images.
+
+Mask polarity is always said: an argument called `mask` has True, 255 or 1.0 = known, one
+called `hole` has True, 255 or 1.0 = hole.
+"""
+
+from typing import NamedTuple
+import warnings
+
+import jax
+import numpy as np
+from PIL import Image
+
+from migan_jax.data import images as image_files
+from migan_jax.data import mask_files
+
+_EXIF_ORIENTATION = 0x0112
+
+
+class MaskWarning(UserWarning):
+    """A mask that can be used, and that looks as if something else was meant."""
+
+
+class Picture(NamedTuple):
+    """A picture as the inpainting takes it, and the way back.
+
+    Attributes:
+      levels: u8[H, W, 3].
+      index: '' or '[i]', for messages.
+      restore: u8[H, W, 3] result, bool[H, W] known -> what the picture was.
+    """
+    levels: np.ndarray
+    index: str
+    restore: object
+
+
+def mask_or_hole(mask, hole):
+    """Name, value, and whether its True is hole; ValueError unless one is given."""
+    if (mask is None) == (hole is None):
+        given = 'neither' if mask is None else 'both'
+        raise ValueError(
+            f'expected either mask= (True or 255 = known) or hole= (True or 255 = '
+            f'hole), got {given}.')
+    return ('mask', mask, False) if hole is None else ('hole', hole, True)
+
+
+def describe(value):
+    """A word on a value for messages."""
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return f'{value.dtype}{list(value.shape)}'
+    if isinstance(value, Image.Image):
+        return f'a PIL image of mode {value.mode}, {value.width} x {value.height}'
+    return f'a {type(value).__name__}'
+
+
+def several(image):
+    """Whether it is a list or a batch of pictures."""
+    return isinstance(image, (list, tuple)) or (
+        isinstance(image, np.ndarray) and image.ndim == 4)
+
+
+def pictures_of(image):
+    """`Picture`s, and the function that makes what `image` was of their results."""
+    if not several(image):
+        return [_picture(image, '')], lambda results: results[0]
+    if not len(image):
+        raise ValueError('image: expected at least one picture, got none.')
+    pictures = [_picture(one, f'[{i}]') for i, one in enumerate(image)]
+    return pictures, np.stack if isinstance(image, np.ndarray) else list
+
+
+def masks_of(masks, name, count):
+    """One mask for each of `count` pictures."""
+    several = isinstance(masks, (list, tuple)) or (
+        isinstance(masks, (np.ndarray, jax.Array)) and masks.ndim > 2)
+    if not several or len(masks) != count:
+        got = f'{len(masks)} of them' if several else describe(masks)
+        raise ValueError(f'{name}: expected {count}, one for each picture, got {got}.')
+    return list(masks)
+
+
+def _picture(image, index):
+    """Checks one picture: `Picture`."""
+    name = f'image{index}'
+    if isinstance(image, Image.Image):
+        return _pil_picture(image, name, index)
+    expected = ('expected NumPy u8 (0 to 255) or float (0 to 1) of shape [H, W, 3], '
+                '[H, W, 1] or [H, W] with H, W >= 1, or a PIL image')
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f'{name}: {expected}, got {describe(image)}.')
+    shape, grey = image.shape, image.ndim == 2 or image.shape[2:] == (1,)
+    if not (grey or image.ndim == 3 and shape[2] == 3) or not image.size:
+        hint = ''
+        if image.ndim == 3 and shape[2] in (2, 4):
+            hint = ' An alpha channel has to be left out: pass image[..., :3].'
+        elif image.ndim == 3:
+            hint = ' A batch of grey pictures has the shape [B, H, W, 1].'
+        raise ValueError(f'{name}: {expected}, got {describe(image)}.{hint}')
+    if image.dtype == np.uint8:
+        levels = image
+    elif image.dtype in (np.float16, np.float32, np.float64):
+        low, high = float(image.min()), float(image.max())
+        # Written so that NaN fails.
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f'{name}: float pictures have values in [0, 1], got {low:g} to '
+                f'{high:g}; rescale it, or pass levels 0 to 255 as u8.')
+        levels = np.rint(image.astype(np.float32) * 255).astype(np.uint8)
+    else:
+        raise ValueError(f'{name}: {expected}, got {describe(image)}; convert it with '
+                         '.astype(np.uint8) if its levels are 0 to 255.')
+    rgb = np.repeat(levels.reshape(*shape[:2], 1), 3, 2) if grey else levels
+
+    def restore(result, known):
+        if grey:
+            result = mask_files.luma(result).astype(np.uint8).reshape(shape)
+        if image.dtype == np.uint8:
+            return result
+        # Untouched pixels keep what lies between two levels.
+        kept = (result == levels) & known.reshape(
+            *known.shape, *(1,) * (image.ndim - 2))
+        return np.where(kept, image, (result / 255).astype(image.dtype))
+
+    return Picture(np.ascontiguousarray(rgb), index, restore)
+
+
+def _pil_picture(image, name, index):
+    """`Picture` of a PIL image."""
+    if not (image.width and image.height):
+        raise ValueError(f'{name}: the picture has no pixels.')
+    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+        warnings.warn(
+            f'{name} has an EXIF orientation, which is not applied: pass '
+            'PIL.ImageOps.exif_transpose(image) and a mask of that.', stacklevel=5)
+    try:
+        levels = np.array(image_files.to_rgb(image))
+    except ValueError as error:
+        raise ValueError(f'{name}: {error}') from error
+
+    def restore(result, known):
+        del known
+        result = Image.fromarray(result)
+        return result.convert('L') if image.mode == 'L' else result
+
+    return Picture(levels, index, restore)
+
+
+def known_of(mask, name, inverted, shape):
+    """Checks one mask or hole: bool[H, W], True = known.
+
+    Args:
+      mask: what was handed over.
+      name: for messages.
+      inverted: True = hole.
+      shape: of the picture.
+    """
+    meaning = 'hole' if inverted else 'known'
+    expected = (f'expected bool, u8 of 0 and 255 or float of 0.0 and 1.0 (True, 255, '
+                f'1.0 = {meaning}) of shape {list(shape[:2])}, as its picture has')
+    if isinstance(mask, Image.Image):
+        try:
+            levels = mask_files.luma(np.asarray(image_files.to_rgb(mask)))
+        except ValueError as error:
+            raise ValueError(f'{name}: {error}') from error
+    elif isinstance(mask, (np.ndarray, jax.Array)):
+        levels = np.asarray(mask)
+        if levels.ndim == 3 and levels.shape[2] == 1:
+            levels = levels[..., 0]
+    else:
+        raise ValueError(f'{name}: {expected}, got {describe(mask)}.')
+    if levels.shape != shape[:2]:
+        raise ValueError(f'{name}: {expected}; got {describe(mask)}.')
+    if levels.dtype == bool:
+        return levels != inverted
+    if levels.dtype.kind == 'f':
+        if not (levels.min() >= 0 and levels.max() <= 1):
+            raise ValueError(f'{name}: {expected}; got {describe(mask)} with values '
+                             f'{levels.min():g} to {levels.max():g}.')
+        levels = np.rint(levels.astype(np.float32) * 255).astype(np.uint8)
+    elif levels.dtype != np.uint8 and not isinstance(mask, Image.Image):
+        raise ValueError(f'{name}: {expected}; got {describe(mask)}; pass '
+                         f'{name} > 0 or {name} == 255, whichever says it.')
+    elif levels.max() == 1:
+        raise ValueError(f'{name}: u8 with no level above 1; expected 0 and 255. Pass '
+                         f'{name}.astype(bool), where 1 means {meaning}.')
+    try:
+        high, between = mask_files.known_of(levels)
+    except mask_files.NotAMask as error:
+        raise ValueError(f'{name}: {error}') from error
+    if between:
+        warnings.warn(
+            f'{name}: {between} pixels ({between / levels.size:.2%}) are neither 0 nor '
+            '255; 128 and above is taken as 255.', MaskWarning, stacklevel=4)
+    return high != inverted
+
+
+def warn_of_polarity(known, name):
+    """Warns where masks look as if the other polarity was meant."""
+    other = 'mask' if name == 'hole' else 'hole'
+    meaning = {'mask': 'known', 'hole': 'hole'}[name]
+    remedy = (f'{name}= has True or 255 = {meaning}; if it is the other way round, '
+              f'pass it as {other}=')
+    share = 1 - sum(k.sum() for k in known) / sum(k.size for k in known)
+    if any(k.all() for k in known):
+        warnings.warn('nothing to inpaint, the picture is returned as it is: all is '
+                      f'known. {remedy}.', MaskWarning, stacklevel=3)
+    elif not all(k.any() for k in known):
+        warnings.warn(f'nothing is known, the model paints freely. {remedy}.',
+                      MaskWarning, stacklevel=3)
+    elif share > mask_files.SUSPICIOUS_HOLE:
+        warnings.warn(f'{share:.0%} of the pixels are hole. {remedy}.', MaskWarning,
+                      stacklevel=3)

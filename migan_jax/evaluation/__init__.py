@@ -1,0 +1,1 @@
+"""Figures of whatever any method painted."""

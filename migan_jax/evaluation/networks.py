@@ -1,0 +1,234 @@
+"""The metric networks on composites: Inception features and LPIPS.
+
+What training's evaluation and `tools/evaluate.py` share. The functions of one batch
+run inside jit and pmap; statistics over images are taken on the host.
+"""
+
+import io
+import json
+import os
+from typing import Any, NamedTuple
+import zipfile
+
+from flax import traverse_util
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+
+from migan_jax import checkpoint as checkpoint_lib
+from migan_jax.evaluation.metrics import fid
+from migan_jax.evaluation.metrics import inception
+from migan_jax.evaluation.metrics import lpips
+from migan_jax.evaluation.metrics import weights
+from migan_jax.model import io as model_io
+from migan_jax import storage
+
+# What a network is needed for.
+INCEPTION_METRICS = ('fid', 'p_ids', 'u_ids')
+LPIPS_METRICS = ('lpips',)
+
+# Of a file of networks: what it says about itself is the array of this name.
+_ABOUT = 'about'
+_FORMAT = 'migan_jax metric networks, version 1'
+
+
+class Networks(NamedTuple):
+    """Parameters of the metric networks, a pytree; None where the files are absent."""
+    inception: Any = None
+    lpips: Any = None
+
+
+class Loaded(NamedTuple):
+    """What `load_networks` found.
+
+    Attributes:
+      networks: `Networks`, host arrays.
+      files: {file name: sha256} of the files in use.
+      missing: {metric: sentence} for those left out.
+    """
+    networks: Networks
+    files: dict
+    missing: dict
+
+
+def load_networks(protocol, read_tensors, folder='', wanted=None):
+    """Reads the weight files that are there.
+
+    Args:
+      protocol: of `inception.PROTOCOLS`.
+      read_tensors: path -> {name: array}, which reads tensors of a PyTorch file
+        without running code of it.
+      folder: with the files; `weights.cache_folder()` if empty.
+      wanted: metrics to be computed; all by default. Files that only others need are
+        not opened.
+
+    Returns:
+      `Loaded`.
+
+    Raises:
+      ValueError: a file has the wrong hash, or does not hold what it should.
+    """
+    wanted = (*INCEPTION_METRICS, *LPIPS_METRICS) if wanted is None else wanted
+    files, missing = {}, {}
+
+    def read(*searches):
+        """Tensors and path of the file that each search finds."""
+        found, sentences = [], []
+        for candidates, packaged in searches:
+            try:
+                found.append(weights.find(candidates, folder, packaged))
+            except weights.MissingWeights as error:
+                sentences.append(str(error))
+        if sentences:
+            raise weights.MissingWeights('; and '.join(sentences))
+        files.update({os.path.basename(file.path): file.sha256 for file in found})
+        return [(read_tensors(file.path), file.path) for file in found]
+
+    def load_inception():
+        ((tensors, path),) = read((weights.INCEPTIONS[protocol.name], ''))
+        return inception.from_tensors(tensors, path)
+
+    def load_lpips():
+        (trunk, path), (linear, other) = read(
+            (weights.ALEXNETS, ''), ((weights.LPIPS_LINEAR,), 'lpips/weights/v0.1'))
+        return lpips.from_tensors(trunk, linear, f'{path} and {other}')
+
+    params = []
+    for metrics, load in ((INCEPTION_METRICS, load_inception),
+                          (LPIPS_METRICS, load_lpips)):
+        needed = [metric for metric in metrics if metric in wanted]
+        try:
+            params.append(load() if needed else None)
+        except weights.MissingWeights as error:
+            params.append(None)
+            names = ', '.join(metric.upper().replace('_', '-') for metric in needed)
+            sentence = f'{names} left out: {error}'
+            missing.update(dict.fromkeys(needed, sentence))
+    return Loaded(Networks(*params), files, missing)
+
+
+def abstract_networks():
+    """Shapes and dtypes of `Networks` with nothing missing; nothing is computed."""
+    key = jax.random.key(0)
+    picture = jax.ShapeDtypeStruct((1, inception.SIDE, inception.SIDE, 3), jnp.float32)
+    return Networks(
+        inception=jax.eval_shape(inception.Inception().init, key, picture)['params'],
+        lpips=jax.eval_shape(lpips.Lpips().init, key, picture, picture)['params'])
+
+
+def write_networks(path, protocol, loaded):
+    """Writes networks as plain arrays, to be read where there is no PyTorch.
+
+    An .npz file: the parameters under names such as 'inception/Conv2d_1a_3x3/kernel'
+    and, as 'about', JSON with the protocol, the source files and what is missing.
+
+    Args:
+      path: of the file, written atomically.
+      protocol: of `inception.PROTOCOLS`, which the networks were loaded for.
+      loaded: `Loaded`.
+    """
+    arrays = traverse_util.flatten_dict(
+        {name: params for name, params in loaded.networks._asdict().items()
+         if params is not None}, sep='/')
+    about = {'format': _FORMAT, 'protocol': protocol.name, 'files': loaded.files,
+             'missing': loaded.missing}
+    buffer = io.BytesIO()
+    np.savez(buffer, **{_ABOUT: json.dumps(about)}, **arrays)
+    storage.write_atomically(path, buffer.getvalue())
+
+
+def read_networks(path):
+    """What `write_networks` wrote.
+
+    Returns:
+      protocol of `inception.PROTOCOLS`, `Loaded`.
+
+    Raises:
+      ValueError: there is no such file, it is another kind of file or damaged, or the
+        arrays in it are not those of the networks; both sides are listed.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f'{path}: no such file of metric networks; '
+                         'tools/prepare_metrics.py writes one.')
+    try:
+        with open(path, 'rb') as f:
+            # numpy takes what is no archive for an array or a pickle.
+            if not zipfile.is_zipfile(f):
+                raise ValueError('not an .npz archive')
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(arrays.pop(_ABOUT).item())
+        if about['format'] != _FORMAT:
+            raise ValueError(f'its format is {about["format"]!r}, not {_FORMAT!r}')
+        protocol = inception.PROTOCOLS[about['protocol']]
+        files, missing = dict(about['files']), dict(about['missing'])
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError,
+            zipfile.BadZipFile) as error:
+        raise ValueError(
+            f'{path}: cannot be read as metric networks ({type(error).__name__}: '
+            f'{error}); expected a file written by '
+            'tools/prepare_metrics.py.') from error
+    params = traverse_util.unflatten_dict(arrays, sep='/')
+    expected = abstract_networks()._asdict()
+    checkpoint_lib.check_same_arrays(
+        {name: expected.get(name) for name in params}, params, 'the networks', path)
+    wrong = sorted(name for name, x in arrays.items() if x.dtype != np.float32)
+    if wrong or not params:
+        raise ValueError(f'{path}: expected networks of float32 arrays, got '
+                         + (', '.join(f'{name} {arrays[name].dtype}' for name in wrong)
+                            or 'no network'))
+    return protocol, Loaded(Networks(**params), files, missing)
+
+
+def as_judged(image, protocol):
+    """The picture that a protocol measures: rounded to 8 bits by 'stylegan'.
+
+    Args:
+      image: f32[B, H, W, 3] in [-1, 1].
+      protocol: of `inception.PROTOCOLS`.
+
+    Returns:
+      f32[B, H, W, 3].
+    """
+    if protocol.quantized:
+        return model_io.from_uint8(model_io.to_uint8(image))
+    return image
+
+
+def features(networks, protocol, image):
+    """Inception features of pictures.
+
+    Args:
+      networks: `Networks` with an Inception.
+      protocol: of `inception.PROTOCOLS`.
+      image: f32[B, H, W, 3] in [-1, 1]; clipped.
+
+    Returns:
+      f32[B, 2048].
+    """
+    if protocol.quantized:
+        pixels = model_io.to_uint8(image)
+    else:
+        pixels = jnp.clip(image, -1, 1) * 0.5 + 0.5
+    return inception.features(networks.inception, pixels, protocol)
+
+
+def lpips_figures(networks, composite, image):
+    """LPIPS of composites and originals, both f32[B, H, W, 3] in [-1, 1], clipped.
+
+    Returns:
+      {'lpips': f32[B]}, or {} without the network or for pictures below its least size.
+    """
+    if networks.lpips is None or min(image.shape[1:3]) < lpips.MIN_SIDE:
+        return {}
+    composite, image = (jnp.clip(x, -1, 1) for x in (composite, image))
+    return {'lpips': lpips.lpips(networks.lpips, composite, image)}
+
+
+def over_hosts(statistics):
+    """`fid.Statistics` of all hosts together, the same on each."""
+    if jax.process_count() == 1:
+        return statistics
+    packed = multihost_utils.process_allgather(fid.pack(statistics))
+    return fid.merge(*(fid.unpack(words) for words in packed))

@@ -1,0 +1,236 @@
+"""Evaluation: parameters and batches of held-out images -> named figures.
+
+Always on composites (known pixels are the original's), with constant noise and
+one fixed free-form mask per image name, drawn on the device.
+"""
+
+import os
+from typing import Any, Callable, NamedTuple
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+import numpy as np
+
+from migan_jax.data import masks
+from migan_jax.devices import AXIS
+from migan_jax.devices import replicate
+from migan_jax.evaluation.metrics import fid
+from migan_jax.evaluation.metrics import inception
+from migan_jax.evaluation.metrics.psnr import hole_psnr
+from migan_jax.evaluation.metrics.psnr import psnr
+from migan_jax.evaluation.metrics.ssim import ssim
+from migan_jax.evaluation import networks as networks_lib
+from migan_jax.model import build
+from migan_jax.model import io as model_io
+
+# Columns of a sample grid, from left to right.
+GRID_COLUMNS = ('input', 'mask', 'output', 'composite', 'original')
+
+
+class Evaluation(NamedTuple):
+    """What `make_evaluation` gives.
+
+    Attributes:
+      step: the compiled step.
+      seed: of the masks.
+      networks: replicated `networks_lib.Networks`.
+      protocol: of `inception.PROTOCOLS`.
+    """
+    step: Callable
+    seed: int
+    networks: Any
+    protocol: inception.Protocol
+
+
+def mean_fill(image, mask):
+    """The mean known colour in the hole: the baseline of the quickstart.
+
+    Args:
+      image: f32[B, H, W, 3].
+      mask: f32[B, H, W, 1], 1 = known.
+
+    Returns:
+      f32[B, H, W, 3] composite; grey (0) where nothing is known.
+    """
+    known = jnp.sum(mask, (1, 2, 3), keepdims=True)
+    mean = jnp.sum(image * mask, (1, 2), keepdims=True) / jnp.maximum(known, 1)
+    return model_io.composite(jnp.broadcast_to(mean, image.shape), image, mask)
+
+
+def image_metrics(composite, image, mask):
+    """Figures of single images.
+
+    Args:
+      composite, image: f32[B, H, W, 3] in [-1, 1].
+      mask: f32[B, H, W, 1], 1 = known.
+
+    Returns:
+      {name: f32[B]}: psnr, ssim and hole_psnr (nan without a hole) in [0, 1] range,
+      hole_l1 in [-1, 1] range (nan without a hole), hole_share.
+    """
+    unit = lambda x: jnp.clip(x, -1, 1) * 0.5 + 0.5
+    hole = jnp.sum(1 - mask, (1, 2, 3))
+    difference = jnp.sum(jnp.abs(composite - image) * (1 - mask), (1, 2, 3))
+    return {
+        'psnr': psnr(unit(composite), unit(image)),
+        'ssim': ssim(unit(composite), unit(image)),
+        'hole_psnr': hole_psnr(unit(composite), unit(image), mask),
+        'hole_l1': difference / (3 * hole),
+        'hole_share': jnp.mean(1 - mask, (1, 2, 3)),
+    }
+
+
+def figures_of(composite, image, mask):
+    """`image_metrics`, and the hole PSNR of `mean_fill` beside them."""
+    baseline = image_metrics(mean_fill(image, mask), image, mask)
+    return {**image_metrics(composite, image, mask),
+            'mean_fill_hole_psnr': baseline['hole_psnr']}
+
+
+def mask_keys_of(seed, stems):
+    """Key data u32[B, 2] of `masks.name_key` for image names without extension."""
+    return np.stack([jax.random.key_data(masks.name_key(seed, stem)) for stem in stems])
+
+
+def paint(generator, params, variables, image, mask, mask_keys):
+    """The generator's output in evaluation: constant noise, a fixed latent per name.
+
+    Args:
+      generator: of MI-GAN in any form, or of Co-Mod-GAN.
+      params, variables: its parameters and other collections.
+      image: f32[B, R, R, 3] in [-1, 1].
+      mask: f32[B, R, R, 1], 1 = known.
+      mask_keys: [B] keys of the masks; a latent, where there is one, derives from them.
+
+    Returns:
+      f32[B, R, R, 3], not composited.
+    """
+    z = generator.latents(jax.vmap(jax.random.fold_in, (0, None))(mask_keys, 1))
+    return build.deployed_forward(generator, {'params': params, **variables},
+                                  model_io.model_input(image, mask), z)
+
+
+def make_evaluation(generator, *, seed, hole_range, brush_width,
+                    networks=networks_lib.Networks(), protocol=inception.PAPER):
+    """The pmapped evaluation step of a generator.
+
+    Args:
+      generator: of MI-GAN in any form, or of Co-Mod-GAN.
+      seed: of the masks.
+      hole_range, brush_width: of `masks.free_form`.
+      networks: `networks_lib.Networks`, host arrays; FID and LPIPS come with them.
+      protocol: of `inception.PROTOCOLS`, of FID and LPIPS.
+    """
+    def step(params, variables, networks, images, mask_keys):
+        image = model_io.from_uint8(images)
+        mask_keys = jax.random.wrap_key_data(mask_keys, impl='threefry2x32')
+        mask = masks.free_form_batch(
+            mask_keys, image.shape[1], hole_range, brush_width=brush_width)
+        output = paint(generator, params, variables, image, mask, mask_keys)
+        composite = model_io.composite(output, image, mask)
+        judged = networks_lib.as_judged(composite, protocol)
+        figures = {**figures_of(composite, image, mask),
+                   **networks_lib.lpips_figures(networks, judged, image)}
+        features = {}
+        if networks.inception is not None:
+            features = {'real': networks_lib.features(networks, protocol, image),
+                        'fake': networks_lib.features(networks, protocol, judged)}
+        pictures = (image * mask, jnp.broadcast_to(mask * 2 - 1, image.shape), output,
+                    composite, image)
+        return figures, features, jnp.concatenate(
+            [model_io.to_uint8(picture) for picture in pictures], 2)
+
+    if jax.tree.leaves(networks):
+        networks = replicate(networks)
+    return Evaluation(jax.pmap(step, AXIS), seed, networks, protocol)
+
+
+def _run(evaluation, params, variables, batch):
+    """One batch over the local devices.
+
+    Returns:
+      {name: f32[B]} and {'real', 'fake': f32[B, 2048]} (empty without an Inception) on
+      the host, and the grid rows u8[D, B / D, R, 5 R, 3] on device.
+    """
+    devices = jax.local_device_count()
+    shard = lambda x: x.reshape(devices, -1, *x.shape[1:])
+    gather = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])
+    # Without the extension, as `tools/make_masks.py` does: the same masks.
+    stems = [os.path.splitext(name)[0] for name in batch['name']]
+    keys = mask_keys_of(evaluation.seed, stems)
+    figures, features, pictures = evaluation.step(
+        params, variables, evaluation.networks, shard(batch['image']), shard(keys))
+    return jax.tree.map(gather, figures), jax.tree.map(gather, features), pictures
+
+
+def summarize(figures):
+    """Means over images of (name, {figure: float}) pairs.
+
+    Yields:
+      (figure, mean) with nan (nothing to count) left out, then ('images', count).
+    """
+    figures = list(figures)
+    if figures:
+        for name in figures[0][1]:
+            values = np.array([f[name] for _, f in figures], np.float64)
+            counted = values[~np.isnan(values)]
+            yield name, float(counted.mean()) if counted.size else float('nan')
+    yield 'images', len(figures)
+
+
+def evaluate(evaluation, params, variables, batches):
+    """Figures over all hosts' images; padding and unreadable ones are left out.
+
+    Args:
+      evaluation: from `make_evaluation`.
+      params, variables: replicated, in the form that the generator has.
+      batches: from `batches.eval_batches`, batch size divisible by local devices; every
+        host must bring equally many.
+
+    Yields:
+      (figure, mean), the same on every host; then ('fid', FID) with an Inception and
+      more images than features; ('images', count) last.
+    """
+    columns, valid, sums = [], [], {}
+    for batch in batches:
+        figures, features, _ = _run(evaluation, params, variables, batch)
+        columns.append(figures)
+        valid.append(batch['valid'])
+        for name, rows in features.items():
+            before = sums.get(name) or fid.empty(inception.FEATURES)
+            sums[name] = fid.add(before, rows, batch['valid'])
+    # Single values travel, not means: the sum is then in float64 on each host.
+    stacked = {k: np.concatenate([c[k] for c in columns]) for k in columns[0]}
+    valid = np.concatenate(valid)
+    if jax.process_count() > 1:
+        stacked, valid = multihost_utils.process_allgather((stacked, valid))
+        valid = valid.reshape(-1)
+    names = list(stacked)
+    rows = zip(*(stacked[name].reshape(-1)[valid] for name in names))
+    *means, (_, count) = summarize(('', dict(zip(names, row))) for row in rows)
+    yield from means
+    if sums:
+        real, fake = (networks_lib.over_hosts(sums[name]) for name in ('real', 'fake'))
+        try:
+            yield 'fid', fid.fid(real, fake, evaluation.protocol.ddof)
+        except fid.TooFewSamples as error:
+            logging.warning('FID is left out: %s', error)
+    yield 'images', count
+
+
+def sample_grid(evaluation, params, variables, batch, rows=8):
+    """A picture of samples, one row each, columns as in GRID_COLUMNS.
+
+    Args:
+      batch: one batch of `batches.eval_batches`.
+      rows: at most so many samples.
+
+    Returns:
+      u8[rows * R, 5 * R, 3]; holes are grey in the input, black in the mask.
+    """
+    *_, pictures = _run(evaluation, params, variables, batch)
+    pictures = np.asarray(pictures)
+    pictures = pictures.reshape(-1, *pictures.shape[2:])[batch['valid']][:rows]
+    return pictures.reshape(-1, *pictures.shape[2:])

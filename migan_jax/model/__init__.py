@@ -1,0 +1,1 @@
+"""Networks: operations, layers, generator, discriminator, teacher."""

@@ -1,0 +1,329 @@
+"""The training loop: data -> steps -> metrics -> checkpoints.  Nothing numeric here."""
+
+import contextlib
+import math
+import os
+import time
+
+from absl import logging
+import jax
+
+from migan_jax import checkpoint as checkpoint_lib
+from migan_jax.cli import duration
+from migan_jax.data import batches as batches_lib
+from migan_jax.data import images as image_files
+from migan_jax.devices import replicate
+from migan_jax.devices import unreplicate
+from migan_jax.evaluation import step as evaluation_step
+from migan_jax import storage
+from migan_jax.training.checkpointing import Checkpoints
+from migan_jax.training import inputs
+from migan_jax.training.preemption import Notice
+from migan_jax.training.preemption import Preempted
+from migan_jax.training.progress import FiniteWatch
+from migan_jax.training.progress import Progress
+from migan_jax.training.progress import TrainingDiverged
+from migan_jax.training.checkpointing import Rollbacks
+from migan_jax.training import state as state_lib
+from migan_jax.training import steps as steps_lib
+
+
+def settings_of(config):
+    """`steps.Settings` of a config."""
+    return steps_lib.Settings(
+        seed=config.seed, batch_size=config.train.batch_size,
+        ema_kimg=config.ema.kimg, ema_rampup=config.ema.rampup,
+        r1_gamma=config.loss.r1_gamma, r1_interval=config.loss.r1_interval,
+        distillation_weight=config.loss.distillation_weight,
+        distillation_min_resolution=config.loss.distillation_min_resolution,
+        reconstruction_weight=config.loss.reconstruction_weight,
+        path_length_weight=config.loss.path_length_weight,
+        path_length_interval=config.loss.path_length_interval,
+        hole_range=tuple(config.mask.hole_range),
+        brush_width=tuple(config.mask.brush_width))
+
+
+def steps_of(kimg, batch_size):
+    """Iterations in a number of thousand images, at least 1."""
+    return max(1, math.ceil(kimg * 1000 / batch_size))
+
+
+def train(config, workdir):
+    """Trains until config.train.kimg; resumes if `workdir` has a checkpoint.
+
+    Args:
+      config: ConfigDict, see configs/default.py.
+      workdir: where config.json, checkpoints/, samples/ and TensorBoard's event files
+        go; local or on Cloud Storage (gs://).
+
+    Returns:
+      dict of the last evaluation's figures.
+
+    Raises:
+      ValueError: something in the config can't work; nothing was written then.
+      state.CheckpointError: `workdir` holds another model, or the end of training could
+        not be saved.
+      progress.TrainingDiverged: see `progress.FiniteWatch`.
+      preemption.Preempted: SIGTERM or Ctrl-C came; the state was saved.
+    """
+    run = _Run(config, workdir)
+    with run.opened():
+        return run.train()
+
+
+class _Run:
+    """One run: what `train` opens, and its position."""
+
+    def __init__(self, config, workdir):
+        self._config, self._workdir = config, workdir
+        self._batch_size = config.train.batch_size
+        inputs.check(config)
+        self._models = state_lib.build_models(config)
+        self._train_source, self._eval_source = inputs.open_sources(config.data)
+        limit = config.eval.limit or len(self._eval_source)
+        networks, protocol, left_out = inputs.open_networks(
+            config, min(limit, len(self._eval_source)))
+        inputs.check_best_metric(config, networks, left_out)
+        if checkpoint_lib.has_config(workdir):
+            checkpoint_lib.check_resumable(config, workdir)
+        teacher, self._teacher_params = inputs.open_teacher(config)
+        self._rollbacks = Rollbacks(workdir)
+
+        self._settings = settings_of(config)
+        self._steps = steps_lib.make_steps(self._models, self._settings, teacher)
+        self._evaluation = evaluation_step.make_evaluation(
+            self._models.generator, seed=config.eval.seed,
+            hole_range=self._settings.hole_range,
+            brush_width=self._settings.brush_width, networks=networks,
+            protocol=protocol)
+        for sentence in dict.fromkeys(left_out.values()):
+            logging.info('evaluation: %s', sentence)
+
+        self._total = steps_of(config.train.kimg, self._batch_size)
+        self._every = {name: steps_of(kimg, self._batch_size) for name, kimg in {
+            'log': config.log.every_kimg, 'eval': config.eval.every_kimg,
+            'checkpoint': config.checkpoint.every_kimg}.items()}
+        self._progress = Progress(self._batch_size, self._total)
+        self._watch = FiniteWatch(config.train.max_nonfinite_steps)
+        self._pending = None   # (iteration, metrics still on the device)
+        self._measured = {}
+
+    @contextlib.contextmanager
+    def opened(self):
+        """Opens what writes into the workdir, and restores or makes the state."""
+        # Not at the top: it imports TensorFlow, which tools that import this module can
+        # do without.
+        from clu import metric_writers
+
+        config, workdir = self._config, self._workdir
+        state = state_lib.init_state(
+            self._models, config.model.resolution, jax.random.key(config.seed))
+        if config.init_from and not checkpoint_lib.has_checkpoint(workdir):
+            state = state_lib.warm_start(state, config, config.init_from)
+        self._is_main = jax.process_index() == 0
+        if self._is_main:
+            storage.path_of(workdir, 'samples').mkdir(parents=True, exist_ok=True)
+            checkpoint_lib.save_config(config, workdir)
+        self._writer = metric_writers.create_default_writer(
+            workdir, just_logging=not self._is_main, asynchronous=True)
+        self._checkpoints = Checkpoints(workdir, config)
+        with contextlib.closing(self._checkpoints), Notice() as self._notice:
+            if self._checkpoints.latest_step() is not None:
+                state = self._checkpoints.restore(state)
+                logging.info('resuming %s from iteration %d', workdir, int(state.step))
+            self._place(state)
+            try:
+                yield
+            finally:
+                with self._figures():
+                    self._writer.flush()
+
+    @contextlib.contextmanager
+    def _figures(self):
+        """A context to write figures and pictures in: a failure costs just these."""
+        try:
+            yield
+        # A full disk gives OSError, an error of clu or one of TensorFlow, which is not
+        # imported here.  Figures are in the log besides.
+        except Exception as error:
+            logging.error('figures or pictures could not be written to %s: %s',
+                          self._workdir, str(error).splitlines()[0])
+
+    def _place(self, state):
+        self._step = int(state.step)
+        self._state = replicate(state)
+
+    def train(self):
+        """Iterates to the end; the last evaluation's figures."""
+        logging.info(
+            '%d training and %s evaluation images; iterations %d to %d on %d %s',
+            len(self._train_source), len(self._eval_source), self._step, self._total,
+            jax.device_count(), jax.devices()[0].device_kind)
+        self._first = self._step
+        with contextlib.closing(self._batches()) as batches:
+            while self._step < self._total:
+                try:
+                    self._iterate(self._progress.wait(batches)['image'])
+                    self._report()
+                except TrainingDiverged as error:
+                    self._roll_back(error)
+        self._checkpoints.wait()
+        if self._checkpoints.owed:
+            self._save_or_raise()
+        if not self._measured:   # resumed a run that was already complete
+            self._measured = self._evaluate()
+        return self._measured
+
+    def _batches(self):
+        config = self._config
+        return batches_lib.train_batches(
+            self._train_source, resolution=config.model.resolution,
+            batch_size=self._batch_size // jax.process_count(), seed=config.seed,
+            start_batch=self._position(), host_index=jax.process_index(),
+            host_count=jax.process_count(), crop=config.data.crop,
+            min_crop=config.data.min_crop, flip=config.data.flip,
+            workers=config.data.workers, prefetch=config.data.prefetch)
+
+    def _position(self):
+        """Batches read so far, in this run and those before."""
+        return self._step + self._rollbacks.skipped(self._step)
+
+    def _iterate(self, images):
+        images = images.reshape(jax.local_device_count(), -1, *images.shape[1:])
+        self._state, metrics = steps_lib.iterate(
+            self._steps, self._settings, self._step, self._state, images,
+            self._teacher_params)
+        before, self._pending = self._pending, (self._step, metrics)
+        self._step += 1
+        # Of the iteration before: the devices are busy with this one.
+        self._look_at(before)
+
+    def _settle(self):
+        pending, self._pending = self._pending, None
+        self._look_at(pending)
+
+    def _look_at(self, pending):
+        if pending is not None:
+            step, metrics = pending
+            metrics = {k: float(v) for k, v in unreplicate(metrics).items()}
+            self._progress.add(metrics)
+            self._watch.check(step, metrics, self._checkpoints.latest_step())
+
+    def _due(self, name):
+        return self._step % self._every[name] == 0 or self._step == self._total
+
+    def _report(self):
+        """All that is due after an iteration: log, evaluation, checkpoint."""
+        if self._step == self._first + 1:
+            # Compilation is not speed: time from the second iteration on.
+            self._settle()
+            self._progress.restart(self._step)
+        elif self._due('log'):
+            self._settle()
+            self._log()
+            self._checkpoints.poll()
+            self._progress.restart(self._step)
+        if self._notice.reached(self._position()):
+            self._stop()
+        owed = self._checkpoints.owed and self._due('log')
+        if self._due('eval') or self._due('checkpoint') or owed:
+            self._settle()
+            began = time.perf_counter()
+            figures = self._evaluate() if self._due('eval') else None
+            self._measured = figures or self._measured
+            self._save(figures)
+            self._progress.pause(time.perf_counter() - began)
+
+    def _log(self):
+        means, left = self._progress.report(self._step)
+        counts = dict(sorted(self._watch.totals.items()))
+        with self._figures():
+            self._writer.write_scalars(self._step, {
+                **{f'train/{name}': value for name, value in means.items()},
+                **{f'nonfinite/{phase}': count for phase, count in counts.items()}})
+        logging.info(
+            '%s of %.2f kimg, %.1f images/s (%.1f %% of the time waiting for data), '
+            '%s left, %s%s', self._kimg(), self._config.train.kimg,
+            means.pop('images_per_second'), 100 * means.pop('data_wait'), duration(left),
+            ', '.join(f'{name} {value:.3g}' for name, value in means.items()),
+            f'; non-finite iterations: {counts}' if counts else '')
+
+    def _kimg(self):
+        return f'{self._step * self._batch_size / 1000:.2f}'
+
+    def _evaluate(self):
+        config = self._config
+        figures = dict(evaluation_step.evaluate(
+            self._evaluation, self._state.ema, self._state.variables,
+            self._eval_batches()))
+        with self._figures():
+            self._writer.write_scalars(
+                self._step, {f'eval/{name}': value for name, value in figures.items()})
+        with contextlib.closing(self._eval_batches()) as samples:
+            grid = evaluation_step.sample_grid(
+                self._evaluation, self._state.ema, self._state.variables, next(samples),
+                config.eval.grid_rows)
+        if self._is_main:
+            name = f'{self._step * self._batch_size / 1000:09.2f}kimg.png'
+            with self._figures():
+                image_files.write_png(grid, os.path.join(self._workdir, 'samples', name))
+                self._writer.write_images(self._step, {'samples': grid[None]})
+        logging.info('evaluation at %s kimg: %s', self._kimg(), ', '.join(
+            f'{name} {value:.4g}' for name, value in figures.items()))
+        return figures
+
+    def _eval_batches(self):
+        batches = inputs.eval_batches(self._eval_source, self._config)
+        with contextlib.closing(batches):
+            for batch in batches:
+                # An evaluation may take longer than a machine is left to the run.
+                if self._notice.signal:
+                    self._stop()
+                yield batch
+
+    def _save(self, figures):
+        if self._watch.streak:
+            logging.warning('iteration %d was non-finite: not saved', self._step - 1)
+        else:
+            self._checkpoints.save(unreplicate(self._state), figures)
+
+    def _save_or_raise(self):
+        if self._checkpoints.latest_step() != self._step:
+            self._save(None)
+            self._checkpoints.wait()
+        if self._checkpoints.owed:
+            raise checkpoint_lib.CheckpointError(
+                f'iteration {self._step} could not be saved in {self._workdir}, see '
+                'above; free some space and give the same command: it goes on from '
+                f'iteration {self._checkpoints.latest_step()}.')
+
+    def _stop(self):
+        """Saves and raises `Preempted`."""
+        self._settle()
+        self._checkpoints.wait()
+        self._save_or_raise()
+        raise Preempted(
+            f'stopped by {self._notice.signal or "SIGTERM"} after iteration '
+            f'{self._step} ({self._kimg()} kimg); {self._workdir} holds iteration '
+            f'{self._checkpoints.latest_step()}, from where the same command goes on.')
+
+    def _roll_back(self, error):
+        """Goes back to the last checkpoint, if the config says so; data go on."""
+        settings = self._config.train
+        self._checkpoints.wait()
+        if (settings.on_divergence != 'rollback'
+                or self._checkpoints.latest_step() is None):
+            raise error
+        if len(self._rollbacks) >= settings.max_rollbacks:
+            raise TrainingDiverged(
+                f'{error} It was rolled back {len(self._rollbacks)} times already '
+                '(train.max_rollbacks).') from error
+        start = self._step
+        abstract = state_lib.abstract_state(self._models, self._config.model.resolution)
+        self._place(self._checkpoints.restore(abstract))
+        self._rollbacks.add(start, self._step, write=self._is_main)
+        self._pending = None
+        self._watch.streak = 0
+        self._progress.restart(self._step)
+        logging.warning('%s Rolled back to iteration %d, with the data after them.',
+                        error, self._step)

@@ -1,0 +1,106 @@
+"""How a run is doing: images, time, and whether its numbers are finite."""
+
+import collections
+import time
+
+from absl import logging
+import numpy as np
+
+# End of the names of metrics that count the gradient's non-finite elements; what stands
+# before the first underscore of any metric's name is the phase: g, d, r1 or path.
+NONFINITE = '_nonfinite'
+
+
+class TrainingDiverged(RuntimeError):
+    """Losses or gradients stayed non-finite; names the last good checkpoint."""
+
+
+class Progress:
+    """Counts images and time; averages metrics between two reports."""
+
+    def __init__(self, batch_size, total_steps):
+        self._batch_size, self._total = batch_size, total_steps
+        self._start = self._step = None
+        self._waited = 0.0
+        self._sums = collections.defaultdict(list)
+
+    def add(self, metrics):
+        for name, value in metrics.items():
+            if not name.endswith(NONFINITE):
+                self._sums[name].append(value)
+
+    def restart(self, step):
+        """Begins a new interval, so that what happened before is not timed."""
+        self._start, self._step = time.perf_counter(), step
+        self._waited = 0.0
+
+    def wait(self, values):
+        """`next(values)`; the time that takes is reported."""
+        began = time.perf_counter()
+        value = next(values)
+        self._waited += time.perf_counter() - began
+        return value
+
+    def pause(self, seconds):
+        """Takes seconds that were not training out of the interval."""
+        self._start += seconds
+
+    def report(self, step):
+        """Means since the last report, and seconds left.
+
+        Among the means are images_per_second and data_wait, the share of the time in
+        which the loop had nothing to hand to the devices; they may still have been busy.
+        """
+        seconds = time.perf_counter() - self._start
+        rate = (step - self._step) / seconds
+        means = {name: float(np.mean(values)) for name, values in self._sums.items()}
+        self._sums.clear()
+        means['images_per_second'] = rate * self._batch_size
+        means['data_wait'] = self._waited / seconds
+        return means, (self._total - step) / rate
+
+
+class FiniteWatch:
+    """Counts non-finite losses and gradients; stops training when they stay so.
+
+    Attributes:
+      streak: iterations in a row up to the last that were non-finite.
+      totals: {phase: non-finite iterations so far}, phases being g, d, r1 and path.
+    """
+
+    def __init__(self, patience):
+        self._patience = patience
+        self.streak = 0
+        self.totals = collections.Counter()
+
+    def check(self, step, metrics, last_good):
+        """Counts one iteration.
+
+        Args:
+          step: the iteration.
+          metrics: {name: float} of its phases.
+          last_good: iteration of the last checkpoint, or None.
+
+        Raises:
+          TrainingDiverged: `patience` iterations in a row were non-finite.
+        """
+        bad = {name: value for name, value in metrics.items()
+               if not np.isfinite(value) or name.endswith(NONFINITE) and value > 0}
+        if not bad:
+            self.streak = 0
+            return
+        self.streak += 1
+        self.totals.update({name.split('_')[0] for name in bad})
+        shown = ', '.join(f'{name} {value:g}' for name, value in bad.items())
+        logging.warning('iteration %d: non-finite: %s (%d in a row)',
+                        step, shown, self.streak)
+        if self.streak >= self._patience:
+            kept = ('there is no checkpoint yet' if last_good is None else
+                    f'the last good checkpoint is that of iteration {last_good}, which '
+                    'is kept')
+            raise TrainingDiverged(
+                f'{self.streak} iterations in a row up to {step} were non-finite: '
+                f'{shown}; {kept}. The same command resumes from there; a lower learning '
+                'rate (--config.optim.g_lr, --config.optim.d_lr), float32 '
+                '(--config.model.dtype=float32) or '
+                '--config.train.on_divergence=rollback may help.')

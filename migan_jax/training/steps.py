@@ -1,0 +1,330 @@
+"""One training iteration: G, then D, every 16th time R1; one pmapped function each.
+
+    batch = prepare(state, images)              masks are drawn on the device
+    state, metrics = g(state, batch, teacher)   teacher: its parameters, or None
+    state, metrics = d(state, batch)
+    state, metrics = r1(state, batch)           when step % r1_interval == 0
+    state, metrics = path_length(state, batch)  likewise, if that term is on
+
+All arguments and results have a leading device axis.  Keys are
+fold_in(fold_in(key(seed), step), device), so none is stored and a resumed run
+draws what an uninterrupted one draws.
+"""
+
+import dataclasses
+from typing import Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from migan_jax.data import masks
+from migan_jax.devices import AXIS
+from migan_jax.model import io as model_io
+from migan_jax.training import losses
+
+# What a key is for, within one step of one device.
+_MASKS, _G_PAINT, _D_PAINT, _TEACHER, _PATH_LENGTH = range(5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Numbers of a training run; the defaults are the published ones.
+
+    Attributes:
+      seed: of everything drawn in a step.
+      batch_size: images per iteration over all devices, for the EMA's half-life.
+      ema_kimg: half-life of the EMA in thousands of images.
+      ema_rampup: the half-life is at most this share of the images seen; 0 is off.
+      r1_gamma, r1_interval: weight of the R1 penalty, iterations between its steps.
+      distillation_weight, distillation_min_resolution: used with a teacher.
+      reconstruction_weight: of an L1 loss on composites (0 in the paper).
+      path_length_weight, path_length_interval: of StyleGAN2's path-length term, for
+        generators with a latent; 0 is off.
+      hole_range, brush_width: of `masks.free_form`.
+      noise: mode of the generator's noise; tests turn it off.
+    """
+    seed: int = 0
+    batch_size: int = 32
+    ema_kimg: float = 20.0
+    ema_rampup: float = 0.0
+    r1_gamma: float = 10.0
+    r1_interval: int = 16
+    distillation_weight: float = 2.0
+    distillation_min_resolution: int = 32
+    reconstruction_weight: float = 0.0
+    path_length_weight: float = 0.0
+    path_length_interval: int = 4
+    hole_range: tuple[float, float] = (0.0, 1.0)
+    brush_width: tuple[int, int] = (12, 48)
+    noise: str = 'random'
+
+
+class Steps(NamedTuple):
+    """The pmapped functions of an iteration."""
+    prepare: Callable
+    g: Callable
+    d: Callable
+    r1: Callable
+    path_length: Callable
+
+
+def step_key(seed, step, purpose):
+    """Key of this device in this step for one purpose (inside pmap)."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+    return jax.random.fold_in(key, purpose)
+
+
+def ema_decay(settings, step):
+    """beta = .5^(batch / half-life in images)."""
+    half_life = jnp.float32(settings.ema_kimg * 1000)
+    if settings.ema_rampup:
+        seen = step.astype(jnp.float32) * settings.batch_size
+        half_life = jnp.minimum(half_life, seen * settings.ema_rampup)
+    return 0.5**(settings.batch_size / jnp.maximum(half_life, 1e-8))
+
+
+def paint(generator, params, variables, batch, mode, key):
+    """Composite of the generator's output in training, and its torgb outputs.
+
+    Args:
+      generator: of MI-GAN or Co-Mod-GAN.
+      params, variables: of it; `variables` holds its other collections.
+      batch: {'image': f32[B, R, R, 3], 'mask': f32[B, R, R, 1], 1 = known}.
+      mode: of the noise.
+      key: of everything drawn: noise, latent, dropout.
+
+    Returns:
+      fake: f32[B, R, R, 3] = G * (1 - mask) + image * mask.
+      rgbs: {r: f32[B, r, r, 3]}.
+      averages: the collection of running means, moved by this batch; {} for MI-GAN.
+    """
+    x = model_io.model_input(batch['image'], batch['mask'])
+    noise, latent, dropout = jax.random.split(key, 3)
+    z = generator.latents(jax.random.split(latent, len(x)))
+    (output, rgbs), averages = generator.apply(
+        {'params': params, **variables}, x, mode, z,
+        rngs={'noise': noise, 'dropout': dropout}, mutable=['average'])
+    return model_io.composite(output, batch['image'], batch['mask']), rgbs, averages
+
+
+def prepare_batch(settings, step, images):
+    """u8 images -> Batch, with free-form masks drawn on this device.
+
+    Args:
+      images: u8[B, R, R, 3].
+
+    Returns:
+      {'image': f32[B, R, R, 3] in [-1, 1], 'mask': f32[B, R, R, 1], 1 = known}.
+    """
+    keys = jax.random.split(step_key(settings.seed, step, _MASKS), images.shape[0])
+    return {
+        'image': model_io.from_uint8(images),
+        'mask': masks.free_form_batch(keys, images.shape[1], settings.hole_range,
+                                      brush_width=settings.brush_width),
+    }
+
+
+def g_gradients(models, settings, teacher, state, batch, teacher_params):
+    """Generator losses and their gradient, averaged over devices.
+
+    Returns:
+      gradients: like state.params_g.
+      metrics: {name: f32[]}.
+      averages: see `paint`.
+    """
+    key = step_key(settings.seed, state.step, _G_PAINT)
+
+    def loss_fn(params_g):
+        fake, rgbs, averages = paint(
+            models.generator, params_g, state.variables, batch, settings.noise, key)
+        logits = models.discriminator.apply(
+            {'params': state.params_d}, model_io.critic_input(fake, batch['mask']))
+        adversarial = losses.generator_loss(logits)
+        metrics = {'g_adversarial': adversarial, 'g_score_fake': jnp.mean(logits)}
+        loss = adversarial
+        if teacher is not None:
+            x = model_io.model_input(batch['image'], batch['mask'])
+            teacher_rgbs = teacher(
+                teacher_params, x, step_key(settings.seed, state.step, _TEACHER))
+            metrics['g_distillation'] = losses.distillation_loss(
+                rgbs, teacher_rgbs, batch['mask'], settings.distillation_min_resolution)
+            loss += settings.distillation_weight * metrics['g_distillation']
+        if settings.reconstruction_weight:
+            metrics['g_reconstruction'] = losses.reconstruction_loss(fake, batch['image'])
+            loss += settings.reconstruction_weight * metrics['g_reconstruction']
+        metrics['g_loss'] = loss
+        return loss, (metrics, averages)
+
+    gradients, (metrics, averages) = jax.grad(loss_fn, has_aux=True)(state.params_g)
+    return jax.lax.pmean((gradients, metrics, averages), AXIS)
+
+
+def d_gradients(models, settings, state, batch):
+    """Discriminator loss on a fake drawn anew and its gradient, averaged."""
+    key = step_key(settings.seed, state.step, _D_PAINT)
+    fake, _, _ = paint(models.generator, state.params_g, state.variables, batch,
+                       settings.noise, key)
+
+    def loss_fn(params_d):
+        critic = lambda image: models.discriminator.apply(
+            {'params': params_d}, model_io.critic_input(image, batch['mask']))
+        real_logits, fake_logits = critic(batch['image']), critic(fake)
+        loss = losses.discriminator_loss(real_logits, fake_logits)
+        return loss, {'d_loss': loss, 'd_score_real': jnp.mean(real_logits),
+                      'd_score_fake': jnp.mean(fake_logits)}
+
+    gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params_d)
+    return jax.lax.pmean((gradients, metrics), AXIS)
+
+
+def r1_gradients(models, settings, state, batch):
+    """R1 on real images, gamma/2 times the interval, and its gradient, averaged."""
+    x = model_io.critic_input(batch['image'], batch['mask'])
+
+    def loss_fn(params_d):
+        critic = lambda x: models.discriminator.apply({'params': params_d}, x)
+        penalty = jnp.mean(losses.r1_penalty(critic, x))
+        return penalty * (settings.r1_gamma / 2 * settings.r1_interval), {
+            'r1_penalty': penalty}
+
+    gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params_d)
+    return jax.lax.pmean((gradients, metrics), AXIS)
+
+
+# Share of the old mean that a path-length step keeps.
+_PATH_LENGTH_DECAY = 0.99
+
+
+def path_length_gradients(models, settings, state, batch):
+    """StyleGAN2's path-length term and its gradient, averaged over devices.
+
+    weight * interval * mean((length - running mean of lengths)^2), on half the batch
+    as published, since it is the dearest of all steps.
+
+    Returns:
+      gradients: like state.params_g.
+      metrics: {name: f32[]}.
+      mean: f32[], the running mean, moved.
+    """
+    generator = models.generator
+    x = model_io.model_input(batch['image'], batch['mask'])
+    x = x[:max(1, len(x) // 2)]
+    noise, latent, direction = jax.random.split(
+        step_key(settings.seed, state.step, _PATH_LENGTH), 3)
+    z = generator.latents(jax.random.split(latent, len(x)))
+    y = jax.random.normal(direction, (*x.shape[:3], 3)) / x.shape[1]
+
+    def loss_fn(params_g):
+        variables = {'params': params_g, **state.variables}
+        ws = generator.apply(variables, z, method=generator.map)
+        paint_ws = lambda ws: generator.apply(
+            variables, x, ws, settings.noise, rngs={'noise': noise},
+            method=generator.synthesize)[0]
+        lengths = losses.path_lengths(paint_ws, ws, y)
+        measured = jax.lax.pmean(jnp.mean(jax.lax.stop_gradient(lengths)), AXIS)
+        mean = measured + _PATH_LENGTH_DECAY * (state.path_length - measured)
+        penalty = jnp.mean(jnp.square(lengths - mean))
+        loss = penalty * (settings.path_length_weight * settings.path_length_interval)
+        return loss, ({'path_length': measured, 'path_length_penalty': penalty}, mean)
+
+    gradients, (metrics, mean) = jax.grad(loss_fn, has_aux=True)(state.params_g)
+    return *jax.lax.pmean((gradients, metrics), AXIS), mean
+
+
+def _apply(tx, gradients, opt_state, params):
+    """Parameters and optimiser after a step; non-finite elements of the gradient."""
+    # The optimiser replaces them, so that a loss may look healthy with a dead gradient.
+    nonfinite = sum(jnp.sum(~jnp.isfinite(g), dtype=jnp.float32)
+                    for g in jax.tree.leaves(gradients))
+    updates, opt_state = tx.update(gradients, opt_state, params)
+    return jax.tree.map(jnp.add, params, updates), opt_state, nonfinite
+
+
+def make_steps(models, settings, teacher=None, devices=None):
+    """Compiles nothing yet: the pmapped functions of an iteration.
+
+    Args:
+      models: `state.Models`.
+      settings: `Settings`.
+      teacher: optional function (teacher_params, x, key) -> {r: f32[B, r, r, 3]}
+        with x as for the generator, see `state.load_teacher`; frozen, its parameters
+        go in beside the state.
+      devices: to run on, or of a topology to compile for; all by default.
+
+    Returns:
+      `Steps`; all but prepare donate their state.
+    """
+    def prepare(state, images):
+        return prepare_batch(settings, state.step, images)
+
+    def g_step(state, batch, teacher_params):
+        gradients, metrics, averages = g_gradients(
+            models, settings, teacher, state, batch, teacher_params)
+        params, opt, metrics['g_nonfinite'] = _apply(
+            models.tx_g, gradients, state.opt_g, state.params_g)
+        beta = ema_decay(settings, state.step)
+        ema = jax.tree.map(
+            lambda e, p: p + (e - p) * beta.astype(p.dtype), state.ema, params)
+        return state.replace(params_g=params, opt_g=opt, ema=ema,
+                             variables={**state.variables, **averages}), metrics
+
+    def d_step(state, batch):
+        gradients, metrics = d_gradients(models, settings, state, batch)
+        params, opt, metrics['d_nonfinite'] = _apply(
+            models.tx_d, gradients, state.opt_d, state.params_d)
+        return state.replace(params_d=params, opt_d=opt, step=state.step + 1), metrics
+
+    def r1_step(state, batch):
+        gradients, metrics = r1_gradients(models, settings, state, batch)
+        params, opt, metrics['r1_nonfinite'] = _apply(
+            models.tx_d, gradients, state.opt_d, state.params_d)
+        return state.replace(params_d=params, opt_d=opt), metrics
+
+    def path_length_step(state, batch):
+        gradients, metrics, mean = path_length_gradients(models, settings, state, batch)
+        params, opt, metrics['path_nonfinite'] = _apply(
+            models.tx_g, gradients, state.opt_g, state.params_g)
+        return state.replace(params_g=params, opt_g=opt, path_length=mean), metrics
+
+    step = lambda f: jax.pmap(f, AXIS, donate_argnums=0, devices=devices)
+    return Steps(jax.pmap(prepare, AXIS, devices=devices), step(g_step), step(d_step),
+                 step(r1_step), step(path_length_step))
+
+
+def r1_is_due(settings, step):
+    """Whether iteration `step` (counted from 0) ends with an R1 step."""
+    return step % settings.r1_interval == 0
+
+
+def path_length_is_due(settings, step):
+    """Whether iteration `step` (counted from 0) ends with a path-length step."""
+    return (settings.path_length_weight > 0
+            and step % settings.path_length_interval == 0)
+
+
+def iterate(steps, settings, step, state, images, teacher_params=None):
+    """One whole iteration.
+
+    Args:
+      steps: from `make_steps`.
+      settings: `Settings`.
+      step: Python int, equal to state.step.
+      state: replicated TrainState, donated.
+      images: u8[devices, B, R, R, 3].
+      teacher_params: replicated, or None.
+
+    Returns:
+      state, metrics: {name: f32[devices]} of the phases that ran.
+    """
+    batch = steps.prepare(state, images)
+    state, metrics = steps.g(state, batch, teacher_params)
+    state, more = steps.d(state, batch)
+    metrics |= more
+    if r1_is_due(settings, step):
+        state, more = steps.r1(state, batch)
+        metrics |= more
+    if path_length_is_due(settings, step):
+        state, more = steps.path_length(state, batch)
+        metrics |= more
+    return state, metrics

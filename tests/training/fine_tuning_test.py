@@ -1,0 +1,98 @@
+"""Deployed checkpoints, and training that starts from one."""
+
+import jax
+import numpy as np
+import pytest
+
+from migan_jax import checkpoint as checkpoint_lib
+from migan_jax.model import fuse
+from migan_jax.model.layers import effective_kernel
+from migan_jax.training import loop
+from migan_jax.training import state as state_lib
+from tiny import final_state
+from tiny import random_deployed
+from tiny import tiny_config
+
+
+@pytest.mark.parametrize('kind', ['migan', 'comodgan'])
+def test_deployed_checkpoint_is_bit_identical(kind, tmp_path):
+    config = tiny_config(1, kind)
+    variables = random_deployed(config)
+    checkpoint_lib.save_deployed(str(tmp_path), config, variables)
+    loaded_config, _, loaded = checkpoint_lib.load_deployed(str(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    assert loaded_config.model.kind == kind and loaded_config.deployed
+
+
+def test_deployed_variables_of_another_model_list_both_sides(tmp_path):
+    config = tiny_config(1)
+    variables = random_deployed(config)
+    del variables['params']['encoder']['b16']['fromrgb']
+    variables['params']['extra'] = np.zeros(3, np.float32)
+    with pytest.raises(checkpoint_lib.CheckpointError) as error:
+        checkpoint_lib.save_deployed(str(tmp_path / 'out'), config, variables)
+    assert "only in the weights: ['params/extra']" in str(error.value)
+    assert 'params/encoder/b16/fromrgb/bias' in str(error.value)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_unfolded_kernels_are_effectively_the_same():
+    for materialize in (False, True):
+        config = tiny_config(1)
+        config.model.materialize_branches = materialize
+        deployed = random_deployed(config)['params']
+        deployed = fuse.fuse(deployed)   # normalised, as deployed kernels are
+        state = state_lib.init_state(
+            state_lib.build_models(config), 16, jax.random.key(0))
+        params = fuse.unfold(deployed, state.params_g)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9),
+                     fuse.fuse(params), deployed)
+        # As large as at the start of training, so that they turn as fast.
+        kernel = params['encoder']['b8']['conv1']['pointwise']
+        assert np.std(fuse.collapse_branches({'k': kernel})['k']['branch_sum']) == (
+            pytest.approx(1.0, abs=0.1))
+        assert effective_kernel(kernel).shape == (1, 1, 8, 8)
+
+
+def test_fine_tuning_starts_from_the_given_weights(tmp_path):
+    config = tiny_config(2)
+    source = random_deployed(config)
+    source['params'] = jax.device_get(fuse.fuse(source['params']))
+    checkpoint_lib.save_deployed(str(tmp_path / 'source'), config, source)
+    config.init_from = str(tmp_path / 'source')
+    config.optim.g_lr = 0.0
+    loop.train(config, str(tmp_path / 'run'))
+    _, _, tuned = checkpoint_lib.load_deployed(str(tmp_path / 'run'))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8),
+                 tuned, source)
+    # A resumed run goes on from its own checkpoint, and needs the source no more.
+    config.init_from = str(tmp_path / 'gone')
+    loop.train(config, str(tmp_path / 'run'))
+    with pytest.raises(checkpoint_lib.CheckpointError, match='no config.json'):
+        loop.train(config, str(tmp_path / 'other'))
+
+
+def test_fine_tuning_a_training_run_takes_its_discriminator_along(tmp_path):
+    config = tiny_config(2)
+    loop.train(config, str(tmp_path / 'first'))
+    first = final_state(str(tmp_path / 'first'))
+    start = state_lib.init_state(state_lib.build_models(config), 16, jax.random.key(7))
+    state = state_lib.warm_start(start, config, str(tmp_path / 'first'))
+    assert int(state.step) == 0
+    for ours, theirs in ((state.params_g, first.ema), (state.ema, first.ema),
+                         (state.params_d, first.params_d)):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_fine_tuning_from_another_model_lists_both_values(tmp_path):
+    config = tiny_config(1)
+    config.model.noise_at_4x4 = False
+    checkpoint_lib.save_deployed(str(tmp_path / 'source'), config, random_deployed(config))
+    other = tiny_config(1)
+    other.model.ch_max = 16
+    other.init_from = str(tmp_path / 'source')
+    with pytest.raises(checkpoint_lib.CheckpointError) as error:
+        loop.train(other, str(tmp_path / 'run'))
+    assert 'model.ch_max: 8 -> 16' in str(error.value)
+    assert 'model.noise_at_4x4: False -> True' in str(error.value)
+    assert not (tmp_path / 'run').exists()
