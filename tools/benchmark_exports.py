@@ -36,9 +36,9 @@ from migan_jax.export import clamps
 from migan_jax.export import onnx_core
 from migan_jax.export import onnx_pipeline
 from migan_jax.export import onnx_quantize
+from migan_jax.export import topology
 from migan_jax.export import torch_module
 from migan_jax.model import build
-from migan_jax.model.layers import resolutions
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
 from migan_jax.model.ops import SQRT2
@@ -62,10 +62,14 @@ def random_variables(config, seed=0):
 
 
 class _PlainBuilder:
-    """The published architecture as it is, operator by operator."""
+    """The published architecture as it is, operator by operator.
 
-    def __init__(self, resolution):
+    See `topology.Operators`; a value is its name in the graph.
+    """
+
+    def __init__(self, variables, resolution):
         self.graph = onnx_core.GraphBuilder()
+        self.variables = variables
         self.resolution = resolution
 
     def op(self, op_type, *inputs, **attributes):
@@ -89,47 +93,39 @@ class _PlainBuilder:
         inserted[:, :, ::2, ::2] = 1
         return self.fir(self.op('Mul', x, inserted), channels, 4, 1, 2, 1)
 
-    def block(self, x, params, resolution, noise=None, up=False, down=False):
+    def block(self, x, layer):
+        params = layer.of(self.variables['params'])
         _, _, ci, co = params['pointwise']['kernel'].shape
         kernel = params['depthwise']['kernel'].transpose(3, 2, 0, 1)
         x = self.activate(
             self.graph.conv(x, kernel, params['bias'], groups=ci, padding=1))
-        if down:
+        if layer.down:
             x = self.fir(x, ci, 1, 2, 1, 1)
         x = self.graph.conv(x, params['pointwise']['kernel'].transpose(3, 2, 0, 1))
-        if up:
-            x = self.up(x, co, resolution)
-        if noise is not None:
-            x = self.op('Add', x, self.op(
-                'Mul', noise['const'], params['noise']['strength']))
+        if layer.up:
+            x = self.up(x, co, layer.resolution)
+        if 'noise' in params:
+            plane = layer.of(self.variables['noise'])['noise']['const']
+            x = self.op('Add', x, self.op('Mul', plane, params['noise']['strength']))
         return self.activate(x)
 
-    def one_by_one(self, x, params):
+    def torgb(self, x, layer):
+        params = layer.of(self.variables['params'])
         return self.graph.conv(
             x, params['pointwise']['kernel'].transpose(3, 2, 0, 1), params['bias'])
 
-    def model(self, variables):
+    def fromrgb(self, x, layer):
+        return self.activate(self.torgb(x, layer))
+
+    def add(self, x, y):
+        return self.op('Add', x, y)
+
+    def up2(self, image, resolution):
+        return self.up(image, 3, resolution)
+
+    def model(self):
         """onnx.ModelProto, `input` and `output` as in `onnx_core.build_core`."""
-        encoder = variables['params']['encoder']
-        decoder = variables['params']['decoder']
-        noise = variables['noise']['decoder']
-        rs = (*resolutions(self.resolution), 4)
-        x = self.activate(
-            self.one_by_one('input', encoder[f'b{self.resolution}']['fromrgb']))
-        skips = {}
-        for r in rs:
-            skips[r] = self.block(x, encoder[f'b{r}']['conv1'], r)
-            x = self.block(skips[r], encoder[f'b{r}']['conv2'], r, down=r > 4)
-        image = None
-        for r in reversed(rs):
-            block = decoder[f'b{r}']
-            planes = {layer: value['noise']
-                      for layer, value in noise.get(f'b{r}', {}).items()}
-            x = self.block(x, block['conv1'], r, planes.get('conv1'), up=r > 4)
-            x = self.op('Add', x, skips[r])
-            x = self.block(x, block['conv2'], r, planes.get('conv2'))
-            rgb = self.one_by_one(x, block['torgb'])
-            image = rgb if image is None else self.op('Add', self.up(image, 3, r), rgb)
+        image = topology.walk(self, 'input', self.resolution)
         float32, sides = onnx.TensorProto.FLOAT, [self.resolution] * 2
         self.op('Identity', image, output='output')
         return self.graph.model(
@@ -234,7 +230,7 @@ def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
     variables = random_variables(config)
     largest = clamps.measure(config, variables)
     core_model = onnx_core.build_core(config, variables, largest=largest)
-    plain, plain_mb = session(_PlainBuilder(resolution).model(variables), threads)
+    plain, plain_mb = session(_PlainBuilder(variables, resolution).model(), threads)
     core, core_mb = session(core_model, threads)
     half, half_mb = session(onnx_quantize.to_half(core_model), threads)
     clamped, _ = session(onnx_core.build_core(config, variables), threads)
@@ -262,7 +258,7 @@ def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
         **{f'{name}_s': value for name, value in seconds.items()},
         'plain_over_core': seconds['plain'] / seconds['core'],
         'plain_over_clamped': seconds['plain'] / seconds['clamped'],
-        'largest_activation': max(largest),
+        'largest_activation': max(largest.values()),
         'difference_plain_core': largest_difference((plain, core), x),
         'plain_mb': plain_mb, 'core_mb': core_mb, 'half_mb': half_mb,
         'pipeline_mb': pipeline_mb,

@@ -35,6 +35,7 @@ from configs import default
 from migan_jax import cli
 from migan_jax.export import clamps
 from migan_jax.export import comodgan_onnx
+from migan_jax.export import topology
 from migan_jax.model import build
 from migan_jax.model.layers import channels
 from migan_jax.model.layers import resolutions
@@ -107,24 +108,16 @@ def migan_layers(config):
     """
     model = config.model
     ch = lambda r: channels(r, model.ch_base, model.ch_max)
-    layers = []
-
-    def block(name, ci, co, depthwise_side, pointwise_side):
-        layers.append(Layer(f'{name}.depthwise', 9 * ci * depthwise_side**2))
-        layers.append(Layer(f'{name}.pointwise', ci * co * pointwise_side**2))
-
-    top = model.resolution
-    layers.append(Layer(f'encoder.b{top}.fromrgb.pointwise', 4 * ch(top) * top**2))
-    for r in (*resolutions(top), 4):
-        after = max(r // 2, 4)
-        block(f'encoder.b{r}.conv1', ch(r), ch(r), r, r)
-        block(f'encoder.b{r}.conv2', ch(r), ch(after), r, after)
-    for r in (4, *reversed(tuple(resolutions(top)))):
-        before = max(r // 2, 4)
-        block(f'decoder.b{r}.conv1', ch(before), ch(r), before, before)
-        block(f'decoder.b{r}.conv2', ch(r), ch(r), r, r)
-        layers.append(Layer(f'decoder.b{r}.torgb.pointwise', 3 * ch(r) * r**2))
-    return layers
+    counts = []
+    for layer in topology.layers(model.resolution):
+        ci = 4 if layer.name == 'fromrgb' else ch(layer.read)
+        co = 3 if layer.name == 'torgb' else ch(layer.written)
+        if layer.name.startswith('conv'):
+            counts.append(Layer(f'{layer}.depthwise', 9 * ci * layer.read**2))
+        # Before upsampling, and after downsampling.
+        side = min(layer.read, layer.written)
+        counts.append(Layer(f'{layer}.pointwise', ci * co * side**2))
+    return counts
 
 
 def comodgan_layers(config, up_taps=9):

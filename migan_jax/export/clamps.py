@@ -16,6 +16,8 @@ from migan_jax.export import comodgan_onnx
 from migan_jax.export import comparison
 from migan_jax.model.ops import SQRT2
 
+_LARGEST = '_largest'
+
 
 def measure(config, variables, pictures=()):
     """The largest magnitude of each activation.
@@ -26,7 +28,7 @@ def measure(config, variables, pictures=()):
       pictures: list of `comparison.Picture` to try besides random and extreme ones.
 
     Returns:
-      list of float, in the order of the exported graph's activations; before clamping.
+      {activation, as the exported graphs call it: float}; before clamping.
 
     Raises:
       ValueError: a parameter is not finite.
@@ -46,7 +48,8 @@ def measure(config, variables, pictures=()):
         values = session.run(names, {
             name: value[None] for name, value in zip(('input', 'z'), inputs)})
         largest = np.maximum(largest, values)
-    return [float(SQRT2 * value) for value in largest]
+    return {name.removesuffix(_LARGEST): float(SQRT2 * value)
+            for name, value in zip(names, largest)}
 
 
 def _with_largest(model):
@@ -54,7 +57,7 @@ def _with_largest(model):
     graph = model.graph
     names = []
     for node in [node for node in graph.node if node.op_type == 'LeakyRelu']:
-        magnitude, name = f'{node.output[0]}_magnitude', f'{node.output[0]}_largest'
+        magnitude, name = f'{node.output[0]}_magnitude', f'{node.output[0]}{_LARGEST}'
         graph.node.append(helper.make_node('Abs', node.output, [magnitude]))
         graph.node.append(helper.make_node('ReduceMax', [magnitude], [name], keepdims=0))
         graph.output.append(

@@ -48,16 +48,17 @@ class _Builder(onnx_core.CoreBuilder):
         kernel, bias = _dense_weights(params, gain, lr_multiplier)
         return self.graph.op('Gemm', x, kernel, bias)
 
-    def limit(self, x):
-        """Leaky ReLU and clamp of a value of unknown range: name -> name."""
-        x = self.graph.op('LeakyRelu', x, alpha=onnx_core.NEGATIVE_SLOPE)
-        if not self.must_clamp(UNKNOWN):
+    def limit(self, x, name):
+        """Leaky ReLU, called `name`, and clamp of a value of unknown range."""
+        x = self.graph.op('LeakyRelu', x, alpha=onnx_core.NEGATIVE_SLOPE, output=name)
+        if not self.must_clamp(UNKNOWN, name):
             return x
         limit = np.float32(onnx_core.LIMIT)
         return self.graph.op('Clip', x, -limit, limit)
 
-    def encoder_conv(self, x, params, *, gain=SQRT2, down=False):
+    def encoder_conv(self, x, block, layer, *, gain=SQRT2, down=False):
         """`comodgan.Conv` with bias and activation."""
+        params = self.params['encoder'][block][layer]
         kernel = onnx_core.oihw(params['kernel'])
         kernel = kernel * (gain * kernel[0].size**-0.5)
         padding, stride = kernel.shape[-1] // 2, 1
@@ -66,9 +67,10 @@ class _Builder(onnx_core.CoreBuilder):
             x = self.depthwise(x, np.outer(FIR_TAPS, FIR_TAPS), padding=2)
             padding, stride = 0, 2
         return self.activate(self.conv(
-            x, kernel, params['bias'], stride=stride, padding=padding))
+            x, kernel, params['bias'], stride=stride, padding=padding),
+            f'encoder.{block}.{layer}')
 
-    def encoder(self, params):
+    def encoder(self):
         """From the model's input.
 
         Returns:
@@ -79,24 +81,26 @@ class _Builder(onnx_core.CoreBuilder):
         x = onnx_core.Feature(self.image, -high, high)
         skips = {}
         for r in resolutions(self.resolution):
-            block = params[f'b{r}']
+            block = f'b{r}'
             if r == self.resolution:
-                x = self.encoder_conv(x, block['fromrgb'], gain=1.0)
-            x = self.encoder_conv(x, block['conv0'])
+                x = self.encoder_conv(x, block, 'fromrgb', gain=1.0)
+            x = self.encoder_conv(x, block, 'conv0')
             skips[r] = x.name
-            x = self.encoder_conv(x, block['conv1'], down=True)
-        skips[4] = self.encoder_conv(x, params['b4']['conv']).name
+            x = self.encoder_conv(x, block, 'conv1', down=True)
+        skips[4] = self.encoder_conv(x, 'b4', 'conv').name
         flat = self.graph.op('Flatten', skips[4])
-        return self.limit(self.dense(flat, params['b4']['fc'])), skips
+        x = self.dense(flat, self.params['encoder']['b4']['fc'])
+        return self.limit(x, 'encoder.b4.fc'), skips
 
-    def mapping(self, z, params):
+    def mapping(self, z):
         """Mapped latent: name [N, z_dim] -> name [N, w_dim]."""
-        op = self.graph.op
+        op, params = self.graph.op, self.params['mapping']
         mean = op('ReduceMean', op('Mul', z, z), axes=[1], keepdims=1)
         x = op('Div', z, op('Sqrt', op('Add', mean, np.float32(EPS))))
         for i in range(len(params)):
             x = self.limit(self.dense(
-                x, params[f'fc{i}'], gain=SQRT2 if i else 1.0, lr_multiplier=0.01))
+                x, params[f'fc{i}'], gain=SQRT2 if i else 1.0, lr_multiplier=0.01),
+                f'mapping.fc{i}')
         return x
 
     def styles(self, x, params):
@@ -118,9 +122,11 @@ class _Builder(onnx_core.CoreBuilder):
             'Slice', every, np.array([start]), np.array([end]), np.array([1]))
             for key, start, end in parts}
 
-    def modulated(self, x, style, params, plane, *, up=False):
-        """`comodgan.ModulatedConv`: name -> name; plane f32[r, r] or None."""
+    def modulated(self, x, style, block, layer, *, up=False):
+        """`comodgan.ModulatedConv`: name -> name."""
         op = self.graph.op
+        params = self.params['decoder'][block][layer]
+        plane = self.planes.get(f'decoder.{block}.{layer}')
         kernel = np.asarray(params['kernel'], np.float64)
         ci = kernel.shape[2]
         kernel = kernel / np.sqrt(np.square(kernel).mean((0, 1, 2)))
@@ -143,7 +149,8 @@ class _Builder(onnx_core.CoreBuilder):
         if plane is not None:
             x = op('Add', x, plane[None, None].astype(np.float32))
         bias = np.asarray(params['bias'], np.float32)
-        return self.limit(op('Add', x, bias[None, :, None, None]))
+        return self.limit(op('Add', x, bias[None, :, None, None]),
+                          f'decoder.{block}.{layer}')
 
     def torgb_of_style(self, x, style, params, resolution):
         """`comodgan.ToRGB`: name [N, ci, r, r] -> Feature [N, 3, r, r]."""
@@ -160,31 +167,27 @@ class _Builder(onnx_core.CoreBuilder):
             op('Add', rgb, bias[None, :, None, None],
                shape=self.shape(3, resolution)), -unbounded, unbounded)
 
-    def comodgan(self, params, planes, z, output):
+    def comodgan(self, z, output):
         """The generator from the model's input and z; `output` names the result."""
         op = self.graph.op
-        x_global, skips = self.encoder(params['encoder'])
-        w = self.mapping(z, params['mapping'])
-        decoder = params['decoder']
-        styles = self.styles(op('Concat', w, x_global, axis=1), decoder)
+        x_global, skips = self.encoder()
+        decoder = self.params['decoder']
+        styles = self.styles(op('Concat', self.mapping(z), x_global, axis=1), decoder)
         image = None
         for r in (4, *reversed(tuple(resolutions(self.resolution)))):
             name = f'b{r}'
             block = decoder[name]
             if r == 4:
-                x = self.limit(self.dense(x_global, block['fc']))
+                x = self.limit(self.dense(x_global, block['fc']), 'decoder.b4.fc')
                 x = op('Reshape', x, np.array([0, len(block['conv']['bias']), 4, 4]))
                 last = 'conv'
             else:
-                x = self.modulated(x, styles[name, 'conv0'], block['conv0'],
-                                   planes.get((r, 'conv0')), up=True)
+                x = self.modulated(x, styles[name, 'conv0'], name, 'conv0', up=True)
                 last = 'conv1'
             x = op('Add', x, skips[r])
-            x = self.modulated(x, styles[name, last], block[last],
-                               planes.get((r, last)))
+            x = self.modulated(x, styles[name, last], name, last)
             rgb = self.torgb_of_style(x, styles[name, 'torgb'], block['torgb'], r)
-            image = rgb if image is None else self.add(
-                self.up2(image, self.shape(3, r)), rgb)
+            image = rgb if image is None else self.add(self.up2(image, r), rgb)
         op('Identity', image.name, output=output)
 
 
@@ -222,10 +225,8 @@ def build_comodgan(config, variables, *, largest=None, metadata=None):
     check_resolution(resolution)
     onnx_core.check_finite(variables)
     graph = onnx_core.GraphBuilder()
-    builder = _Builder(graph, 'input', resolution, dynamic_size=False, one=None,
-                       largest=largest)
-    builder.comodgan(variables['params'], onnx_core.noise_planes(variables), 'z',
-                     'output')
+    builder = _Builder(graph, 'input', variables, resolution, largest=largest)
+    builder.comodgan('z', 'output')
     float32, sides = onnx.TensorProto.FLOAT, [resolution] * 2
     z_dim = len(variables['params']['mapping']['fc0']['kernel'])
     return graph.model(

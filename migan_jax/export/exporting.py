@@ -319,8 +319,8 @@ def clamps_of(model, options):
     largest = model.largest()
     return largest, {
         'clamps': f'where an activation reached {onnx_core.KEPT_FROM:g} in the pictures '
-                  f'tried when exporting; the largest was {max(largest):.3g}'
-    }, {'largest_activation': max(largest)}
+                  f'tried when exporting; the largest was {max(largest.values()):.3g}'
+    }, {'largest_activation': max(largest.values())}
 
 
 def write_onnx(model, path, options):

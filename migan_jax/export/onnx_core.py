@@ -29,8 +29,8 @@ import onnx
 from onnx import helper
 from onnx import numpy_helper
 
+from migan_jax.export import topology
 from migan_jax.model.layers import check_resolution
-from migan_jax.model.layers import resolutions
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
 from migan_jax.model.ops import SQRT2
@@ -160,16 +160,20 @@ class CoreBuilder:
     Attributes:
       graph: `GraphBuilder`.
       image: name of the model's input [N, 4, H, W].
+      params: of the generator.
+      planes: see `topology.noise_planes`.
       resolution: R.
       dynamic_size: H and W are not R but multiples of R / 4.
       one: None, or the name of an int64 [1] that is 1, as N then is.
-      largest: None, or for each activation, in the order in which they are built, the
-        largest magnitude that was measured.
+      largest: None, or {activation: the largest magnitude that was measured}.
     """
 
-    def __init__(self, graph, image, resolution, dynamic_size, one, largest):
+    def __init__(self, graph, image, variables, resolution, dynamic_size=False,
+                 one=None, largest=None):
         self.graph = graph
         self.image = image
+        self.params = variables['params']
+        self.planes = topology.noise_planes(variables)
         self.resolution = resolution
         self.dynamic_size = dynamic_size
         self.one = one
@@ -213,28 +217,33 @@ class CoreBuilder:
         """A pass of its own for an activation that no other convolution can take."""
         return self.depthwise(x, np.ones((1, 1)))
 
-    def must_clamp(self, bound):
-        """Whether the leaky ReLU added last may need its clamp.
+    def must_clamp(self, bound, name):
+        """Whether an activation may need its clamp.
 
         Args:
           bound: the largest magnitude possible.
+          name: of the activation.
         """
         # Room for rounding between the bounds and the graph's float32.
         if bound < 0.999 * LIMIT:
             return False
         if self.largest is None:
             return True
-        built = sum(node.op_type == 'LeakyRelu' for node in self.graph.nodes)
         # Written so that NaN is clamped.
-        return not self.largest[built - 1] < KEPT_FROM
+        return not self.largest[name] < KEPT_FROM
 
-    def activate(self, x):
-        """Leaky ReLU and, where it can bind, the clamp; gain left to the reader."""
-        name = self.graph.op('LeakyRelu', x.name, alpha=NEGATIVE_SLOPE)
+    def activate(self, x, name):
+        """Leaky ReLU and, where it can bind, the clamp; gain left to the reader.
+
+        Args:
+          x: `Feature`.
+          name: of the activation, under which its largest magnitude is known.
+        """
+        self.graph.op('LeakyRelu', x.name, alpha=NEGATIVE_SLOPE, output=name)
         low, high = (np.where(bound >= 0, bound, NEGATIVE_SLOPE * bound)
                      for bound in (x.low, x.high))
         x = Feature(name, low, high)
-        if not self.must_clamp(max(-low.min(), high.max())):
+        if not self.must_clamp(max(-low.min(), high.max()), name):
             return x
         limits = np.float32(-LIMIT), np.float32(LIMIT)
         name = self.graph.op('Clip', self.identity(x).name, *limits)
@@ -244,15 +253,16 @@ class CoreBuilder:
         return Feature(
             self.graph.op('Add', x.name, y.name), x.low + y.low, x.high + y.high)
 
-    def up2(self, x, shape=None, *, padding=1):
-        """FIR upsampling to `shape`; see the head of this file.
+    def up2(self, x, resolution=None, *, padding=1):
+        """FIR upsampling to `resolution`; see the head of this file.
 
         With `padding` 0 the outermost pixel is left out on each side.
         """
         name = self.graph.op(
             'Resize', x.name, '', np.array([1, 1, 2, 2], np.float32),
             mode='nearest', coordinate_transformation_mode='asymmetric',
-            nearest_mode='floor', shape=shape)
+            nearest_mode='floor',
+            shape=resolution and self.shape(x.channels, resolution))
         return self.depthwise(Feature(name, x.low, x.high),
                               np.outer(UP_TAPS, UP_TAPS), padding=padding)
 
@@ -298,103 +308,55 @@ class CoreBuilder:
         # In this order it is the copying convolution that adds x, in x's memory.
         return self.identity(self.add(self.conv(self.noise(plane), ones), x))
 
-    def block(self, x, params, plane=None, *, resolution, up=False, down=False):
-        """`layers.ConvBlock`; `plane` f32[r, r] is noise times strength or None."""
+    def fromrgb(self, x, layer):
+        params = layer.of(self.params)
+        return self.activate(self.conv(
+            x, oihw(params['pointwise']['kernel']), params['bias']), str(layer))
+
+    def block(self, x, layer):
+        """`layers.ConvBlock`."""
+        params, name = layer.of(self.params), str(layer)
+        plane = self.planes.get(name)
         gained = lambda kernel: SQRT2 * oihw(params[kernel]['kernel'])
         if 'depthwise' not in params:
-            return self.dense_block(
-                x, gained('conv'), params['bias'], plane, resolution, up, down)
+            return self.dense_block(x, gained('conv'), params['bias'], plane, layer)
         x = self.depthwise(x, gained('depthwise'), params['bias'], padding=1)
-        x = self.activate(x)
-        if down:
+        x = self.activate(x, f'{name}.depthwise')
+        if layer.down:
             x = self.down2(x)
-        kernel = gained('pointwise')
-        x = self.conv(x, kernel)
-        if up:
-            x = self.up2(x, self.shape(len(kernel), resolution))
+        x = self.conv(x, gained('pointwise'))
+        if layer.up:
+            x = self.up2(x, layer.resolution)
         if plane is not None:
             x = self.add_noise(x, plane)
-        return self.activate(x)
+        return self.activate(x, name)
 
-    def dense_block(self, x, kernel, bias, plane, resolution, up, down):
+    def dense_block(self, x, kernel, bias, plane, layer):
         """3x3 convolution of all channels; see `ops.conv3x3_resampled`."""
         padding, stride = 1, 1
-        if up:
+        if layer.up:
             # One pixel beyond each border, which the convolution then uses up.
             name = self.graph.op('Pad', x.name, np.array([0, 0, 1, 1] * 2))
             x = Feature(name, np.minimum(x.low, 0), np.maximum(x.high, 0))
             x = self.up2(x, padding=0)
             kernel, padding = kernel[:, :, ::-1, ::-1], 0
-        elif down:
+        elif layer.down:
             x = self.depthwise(x, np.outer(FIR_TAPS, FIR_TAPS), padding=2)
             padding, stride = 0, 2
         x = self.conv(x, kernel, bias, stride=stride, padding=padding)
         if plane is not None:
             x = self.add_noise(x, plane)
-        return self.activate(x)
+        return self.activate(x, str(layer))
 
-    def torgb(self, x, params):
+    def torgb(self, x, layer):
+        params = layer.of(self.params)
         kernel = SQRT2 * oihw(params['pointwise']['kernel'])
         return self.conv(x, kernel, params['bias'])
-
-    def generator(self, params, planes):
-        """`generator.Generator` from the model's input.
-
-        Args:
-          params: of the deployed generator.
-          planes: {(block, layer): f32[r, r]}, noise times strength.
-
-        Returns:
-          Feature [N, 3, H, W].
-        """
-        high = np.array([0.5, 1, 1, 1])
-        x = Feature(self.image, -high, high)
-        encoder, decoder = params['encoder'], params['decoder']
-        skips = {}
-        for r in (*resolutions(self.resolution), 4):
-            block = encoder[f'b{r}']
-            if r == self.resolution:
-                x = self.activate(self.conv(
-                    x, oihw(block['fromrgb']['pointwise']['kernel']),
-                    block['fromrgb']['bias']))
-            skips[r] = self.block(x, block['conv1'], resolution=r)
-            x = self.block(skips[r], block['conv2'], resolution=r, down=r > 4)
-        image = None
-        for r in (4, *reversed(tuple(resolutions(self.resolution)))):
-            block = decoder[f'b{r}']
-            x = self.block(x, block['conv1'], planes.get((r, 'conv1')), resolution=r,
-                           up=r > 4)
-            x = self.add(x, skips[r])
-            x = self.block(x, block['conv2'], planes.get((r, 'conv2')), resolution=r)
-            rgb = self.torgb(x, block['torgb'])
-            image = rgb if image is None else self.add(
-                self.up2(image, self.shape(3, r)), rgb)
-        return image
 
 
 def oihw(kernel):
     """HWIO -> OIHW."""
     return np.asarray(kernel).transpose(3, 2, 0, 1)
-
-
-def noise_planes(variables):
-    """{(resolution, layer): f32[r, r]} noise times strength, strengths of 0 left out.
-
-    Args:
-      variables: {'params', 'noise'} of a generator.
-    """
-    planes = {}
-    for block_name, block in variables['params']['decoder'].items():
-        for layer_name, layer in block.items():
-            if 'noise' not in layer:
-                continue
-            strength = np.asarray(layer['noise']['strength'])
-            if strength == 0:
-                continue
-            constant = variables['noise']['decoder'][block_name][layer_name]
-            planes[int(block_name[1:]), layer_name] = strength * np.asarray(
-                constant['noise']['const'])
-    return planes
 
 
 def check_finite(variables):
@@ -426,8 +388,10 @@ def add_core(graph, image, config, variables, *, dynamic_size=False, one=None,
     resolution = config.model.resolution
     check_resolution(resolution)
     check_finite(variables)
-    builder = CoreBuilder(graph, image, resolution, dynamic_size, one, largest)
-    return builder.generator(variables['params'], noise_planes(variables)).name
+    builder = CoreBuilder(
+        graph, image, variables, resolution, dynamic_size, one, largest)
+    high = np.array([0.5, 1, 1, 1])
+    return topology.walk(builder, Feature(image, -high, high), resolution).name
 
 
 def build_core(config, variables, *, dynamic_size=False, largest=None, metadata=None):

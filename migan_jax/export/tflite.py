@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.lite.tools import flatbuffer_utils
 
-from migan_jax.model.layers import resolutions
+from migan_jax.export import topology
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
 from migan_jax.model.ops import SQRT2
@@ -53,54 +53,43 @@ def up2(x):
     return _depthwise(x, np.tile(np.outer(taps, taps)[..., None], c))
 
 
-def _block(x, params, plane=None, up=False, down=False):
-    """`layers.ConvBlock` without its activations' gain; `plane` f32[r, r] or None."""
-    x = _depthwise(x, params['depthwise']['kernel'][:, :, 0] * SQRT2)
-    x = _activation(x + tf.constant(params['bias'] * SQRT2, tf.float32))
-    if down:
-        taps = np.outer(FIR_TAPS, FIR_TAPS)[..., None]
-        x = _depthwise(x, np.tile(taps, x.shape[-1]), stride=2)
-    x = _pointwise(x, params['pointwise']['kernel'], SQRT2)
-    if up:
-        x = up2(x)
-    if plane is not None:
-        x += tf.constant(plane[None, :, :, None] * SQRT2, tf.float32)
-    return _activation(x)
-
-
 def _with_bias(x, params, gain):
     bias = tf.constant(params['bias'] * gain, tf.float32)
     return _pointwise(x, params['pointwise']['kernel'], gain) + bias
 
 
-def _noise_plane(variables, block, layer):
-    """Noise times strength, or None where there is none."""
-    params = variables['params']['decoder'][block][layer]
-    if 'noise' not in params or params['noise']['strength'] == 0:
-        return None
-    constant = variables['noise']['decoder'][block][layer]['noise']['const']
-    return np.asarray(constant) * np.asarray(params['noise']['strength'])
+class _Operators:
+    """See `topology.Operators`; activations leave their gain to the weights before."""
 
+    def __init__(self, variables):
+        self.params = variables['params']
+        self.planes = topology.noise_planes(variables)
 
-def _generator(x, variables, resolution):
-    """`generator.Generator` with constant noise, deployed."""
-    encoder, decoder = variables['params']['encoder'], variables['params']['decoder']
-    downward = (*resolutions(resolution), 4)
-    skips, image = {}, None
-    for r in downward:
-        params = encoder[f'b{r}']
-        if r == resolution:
-            x = _activation(_with_bias(x, params['fromrgb'], SQRT2))
-        skips[r] = _block(x, params['conv1'])
-        x = _block(skips[r], params['conv2'], down=r > 4)
-    for r in reversed(downward):
-        name = f'b{r}'
-        planes = [_noise_plane(variables, name, layer) for layer in ('conv1', 'conv2')]
-        x = _block(x, decoder[name]['conv1'], planes[0], up=r > 4) + skips[r]
-        x = _block(x, decoder[name]['conv2'], planes[1])
-        rgb = _with_bias(x, decoder[name]['torgb'], 1.0)
-        image = rgb if image is None else up2(image) + rgb
-    return image
+    def fromrgb(self, x, layer):
+        return _activation(_with_bias(x, layer.of(self.params), SQRT2))
+
+    def block(self, x, layer):
+        params, plane = layer.of(self.params), self.planes.get(str(layer))
+        x = _depthwise(x, params['depthwise']['kernel'][:, :, 0] * SQRT2)
+        x = _activation(x + tf.constant(params['bias'] * SQRT2, tf.float32))
+        if layer.down:
+            taps = np.outer(FIR_TAPS, FIR_TAPS)[..., None]
+            x = _depthwise(x, np.tile(taps, x.shape[-1]), stride=2)
+        x = _pointwise(x, params['pointwise']['kernel'], SQRT2)
+        if layer.up:
+            x = up2(x)
+        if plane is not None:
+            x += tf.constant(plane[None, :, :, None] * SQRT2, tf.float32)
+        return _activation(x)
+
+    def torgb(self, x, layer):
+        return _with_bias(x, layer.of(self.params), 1.0)
+
+    def add(self, x, y):
+        return x + y
+
+    def up2(self, image, resolution):
+        return up2(image)
 
 
 def build_tflite(config, variables, *, half=False, description=''):
@@ -132,7 +121,8 @@ def build_tflite(config, variables, *, half=False, description=''):
     @tf.function(input_signature=[
         tf.TensorSpec((1, model.resolution, model.resolution, 4), tf.float32, 'input')])
     def generate(input):
-        return {'output': _generator(input, variables, model.resolution)}
+        return {'output': topology.walk(
+            _Operators(variables), input, model.resolution)}
 
     module.generate = generate
     converter = tf.lite.TFLiteConverter.from_concrete_functions(

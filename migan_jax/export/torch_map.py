@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from migan_jax.export import topology
+from migan_jax.model.layers import resolutions
+
 # How an array changes between the two sides (see `_to_flax`).
 CONV = 'conv'      # OIHW <-> HWIO
 DENSE = 'dense'    # [out, in] <-> [in, out]
@@ -24,12 +27,6 @@ class Entry(NamedTuple):
     path: tuple[str, ...]
     kind: str
     branch: int | None = None
-
-
-def _resolutions(resolution):
-    while resolution >= 8:
-        yield resolution
-        resolution //= 2
 
 
 def _kernel(torch_prefix, path, branches):
@@ -48,7 +45,7 @@ def _pointwise(torch_prefix, path, branches, bias=True):
     return entries
 
 
-def _block(torch_prefix, path, branches, depthwise, noise='', fused=False):
+def _block(torch_prefix, path, branches, depthwise, noise=False, fused=False):
     """Entries of one `layers.ConvBlock`; `noise` says whether it has noise."""
     if depthwise:
         entries = _kernel(f'{torch_prefix}.conv1', (*path, 'depthwise'), branches)
@@ -85,26 +82,28 @@ def generator_table(resolution, *, branches, depthwise=True, noise_at_4x4=False,
       list of `Entry`.
     """
     entries = []
-    for r in (*_resolutions(resolution), 4):
-        path, prefix = ('encoder', f'b{r}'), f'encoder.b{r}'
-        if r == resolution:
-            entries += _pointwise(f'{prefix}.fromrgb', (*path, 'fromrgb'), 0)
-        for conv in ('conv1', 'conv2'):
-            entries += _block(f'{prefix}.{conv}', (*path, conv), branches, depthwise,
-                              fused=fused)
-    for r in (4, *reversed(tuple(_resolutions(resolution)))):
-        path, prefix = ('decoder', f'b{r}'), f'synthesis.b{r}'
-        for conv in ('conv1', 'conv2'):
-            entries += _block(f'{prefix}.{conv}', (*path, conv), branches, depthwise,
-                              noise=r > 4 or noise_at_4x4, fused=fused)
-        entries += _pointwise(f'{prefix}.torgb', (*path, 'torgb'), branches)
+    for layer in topology.layers(resolution):
+        prefix = torch_name(layer)
+        if layer.name == 'fromrgb':
+            entries += _pointwise(prefix, layer.path, 0)
+        elif layer.name == 'torgb':
+            entries += _pointwise(prefix, layer.path, branches)
+        else:
+            noise = layer.in_decoder and (layer.resolution > 4 or noise_at_4x4)
+            entries += _block(prefix, layer.path, branches, depthwise, noise, fused)
     return entries
+
+
+def torch_name(layer):
+    """What the torch side calls a `topology.Layer`."""
+    part = 'synthesis' if layer.in_decoder else layer.part
+    return '.'.join((part, *layer.path[1:]))
 
 
 def discriminator_table(resolution, *, branches, depthwise=True):
     """Entries of a discriminator; arguments as in `generator_table`."""
     entries = []
-    for r in _resolutions(resolution):
+    for r in resolutions(resolution):
         path, prefix = (f'b{r}',), f'b{r}'
         if r == resolution:
             entries += _pointwise(f'{prefix}.fromrgb', (*path, 'fromrgb'), branches)
@@ -154,14 +153,14 @@ def comodgan_table(resolution, *, mapping_layers=8):
     entries = [Entry('mapping.w_avg', ('average', 'mapping', 'w_avg'), PLAIN)]
     for i in range(mapping_layers):
         entries += layer(f'mapping.fc{i}', ('mapping', f'fc{i}'), DENSE)
-    for r in _resolutions(resolution):
+    for r in resolutions(resolution):
         names = ('fromrgb', 'conv0', 'conv1') if r == resolution else ('conv0', 'conv1')
         for name in names:
             entries += layer(f'encoder.b{r}.{name}', ('encoder', f'b{r}', name), CONV)
     entries += layer('encoder.b4.conv', ('encoder', 'b4', 'conv'), CONV)
     entries += layer('encoder.b4.fc', ('encoder', 'b4', 'fc'), DENSE)
     entries += layer('synthesis.b4.fc', ('decoder', 'b4', 'fc'), DENSE)
-    for r in (4, *reversed(tuple(_resolutions(resolution)))):
+    for r in (4, *reversed(tuple(resolutions(resolution)))):
         path, prefix = ('decoder', f'b{r}'), f'synthesis.b{r}'
         for name in ('conv',) if r == 4 else ('conv0', 'conv1'):
             entries += _modulated(f'{prefix}.{name}', (*path, name), noise=True)
@@ -186,7 +185,7 @@ def deployed_constants(resolution, channels, fir_taps):
     taps = np.outer(fir_taps, fir_taps).astype(np.float32)
     per_channel = lambda c, gain: np.tile(taps * np.float32(gain), (c, 1, 1, 1))
     constants = {}
-    for r in _resolutions(resolution):
+    for r in resolutions(resolution):
         constants[f'encoder.b{r}.conv2.downsample.filter.weight'] = per_channel(
             channels(r), 1)
         inserted = np.zeros((1, 1, r, r), np.float32)

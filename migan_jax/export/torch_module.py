@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from migan_jax.export import topology
 from migan_jax.export import torch_map
-from migan_jax.model.layers import resolutions
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
 from migan_jax.model.ops import SQRT2
@@ -91,38 +91,6 @@ class Block(nn.Module):
         return activation(x)
 
 
-class EncoderBlock(nn.Module):
-    """-> (features, skip feature)."""
-
-    def __init__(self, state, prefix, first, down):
-        super().__init__()
-        self.first = first
-        if first:
-            self.fromrgb = Pointwise(state, f'{prefix}.fromrgb', activate=True)
-        self.conv1 = Block(state, f'{prefix}.conv1')
-        self.conv2 = Block(state, f'{prefix}.conv2', down=down)
-
-    def forward(self, x):
-        if self.first:
-            x = self.fromrgb(x)
-        skip = self.conv1(x)
-        return self.conv2(skip), skip
-
-
-class DecoderBlock(nn.Module):
-    """-> (features, rgb)."""
-
-    def __init__(self, state, prefix, up):
-        super().__init__()
-        self.conv1 = Block(state, f'{prefix}.conv1', up=up)
-        self.conv2 = Block(state, f'{prefix}.conv2')
-        self.torgb = Pointwise(state, f'{prefix}.torgb', activate=False)
-
-    def forward(self, x, skip):
-        x = self.conv2(self.conv1(x).add_(skip))
-        return x, self.torgb(x)
-
-
 class Generator(nn.Module):
     """The deployed generator, f32[N, 4, R, R] -> f32[N, 3, R, R].
 
@@ -137,25 +105,36 @@ class Generator(nn.Module):
         """`state`: {published name: array}, as of `torch_map.to_torch`."""
         super().__init__()
         self.resolution = resolution
-        downward = (*resolutions(resolution), 4)
-        self.encoder = nn.ModuleDict({
-            f'b{r}': EncoderBlock(state, f'encoder.b{r}', r == resolution, r > 4)
-            for r in downward})
-        self.synthesis = nn.ModuleDict({
-            f'b{r}': DecoderBlock(state, f'synthesis.b{r}', r > 4)
-            for r in reversed(downward)})
+        for layer in topology.layers(resolution):
+            name = torch_map.torch_name(layer)
+            if layer.name in ('fromrgb', 'torgb'):
+                module = Pointwise(state, name, activate=layer.name == 'fromrgb')
+            else:
+                module = Block(state, name, layer.up, layer.down)
+            *path, last = name.split('.')
+            place = self
+            for part in path:
+                if part not in place._modules:
+                    place.add_module(part, nn.Module())
+                place = place.get_submodule(part)
+            place.add_module(last, module)
 
     def forward(self, x):
         x = x.contiguous(memory_format=torch.channels_last)
-        skips = []
-        for block in self.encoder.values():
-            x, skip = block(x)
-            skips.append(skip)
-        image = None
-        for block, skip in zip(self.synthesis.values(), reversed(skips)):
-            x, rgb = block(x, skip)
-            image = rgb if image is None else up2(image).add_(rgb)
-        return image.contiguous()
+        return topology.walk(self, x, self.resolution).contiguous()
+
+    # The operators of `topology.walk`.
+
+    def block(self, x, layer):
+        return self.get_submodule(torch_map.torch_name(layer))(x)
+
+    fromrgb = torgb = block
+
+    def add(self, x, y):
+        return x.add_(y)
+
+    def up2(self, image, resolution):
+        return up2(image)
 
 
 # Buffers of a block and the endings of their published names.
