@@ -259,6 +259,7 @@ class Model:
             format = _FORMAT_OF[suffix]
         with _extra('export', 'Exporting'):
             from migan_jax.export import exporting
+            from migan_jax.export import models
         formats = exporting.formats_of(self.config)
         if format not in formats:
             raise ValueError(f'format={format!r}: expected one of '
@@ -267,13 +268,13 @@ class Model:
         if folder:
             target = target / formats[format].file
         target.parent.mkdir(parents=True, exist_ok=True)
-        options = exporting.Options(half, drop_noise_at_4x4, dynamic_size,
-                                    upstream_crop, keep_clamps, tolerance)
+        options = models.Options(half, drop_noise_at_4x4, dynamic_size,
+                                 upstream_crop, keep_clamps, tolerance)
         if build.is_comodgan(self.config):
             exporting.check_comodgan_has([format], options, None)
         # float32 whatever the model was trained in.
-        model = exporting.from_deployed(
-            self.config, self.variables, self.source,
+        model = models.from_deployed(
+            self.config, self.variables,
             'unknown' if self.step is None else str(self.step))
         report = exporting.export_one(format, model, target, options, [])
         return {'path': str(target), **report}

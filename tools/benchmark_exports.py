@@ -58,7 +58,8 @@ def random_variables(config, seed=0):
             return array                # it scales them when it runs
         return array / np.sqrt(np.square(array).sum((0, 1, 2), keepdims=True))
 
-    return jax.tree_util.tree_map_with_path(draw, build.abstract_variables(config, fused=True))
+    return jax.tree_util.tree_map_with_path(
+        draw, build.abstract_variables(config, fused=True))
 
 
 class _PlainBuilder:

@@ -27,9 +27,11 @@ migan_int8.onnx, quantised with the activations that --calibration_images and
 Each file is run again and compared with JAX on random pictures and on --images with
 --masks. A file outside the tolerance is not kept. What was measured is printed and
 written to report.json. The exit code is 1 if any format failed; the others are written.
+Without --formats, one that can't hold the model is skipped, which is said.
 """
 
 import json
+import sys
 
 from absl import flags
 from absl import logging
@@ -37,6 +39,8 @@ from absl import logging
 from migan_jax import cli
 with cli.needs('export'):
     from migan_jax.export import exporting
+    from migan_jax.export import models
+    from migan_jax.export import onnx_formats
 
 
 def define_flags():
@@ -47,9 +51,10 @@ def define_flags():
     flags.DEFINE_string('out', None, 'Folder for the files.', required=True)
     flags.DEFINE_list(
         'formats', None, f'Some of {", ".join(exporting.FORMATS)}; of a Co-Mod-GAN '
-        f'{", ".join(exporting.COMODGAN_FORMATS)}. Default: all.')
+        f'{", ".join(exporting.COMODGAN_FORMATS)}. Default: all that can hold the '
+        'model.')
     flags.DEFINE_bool('half', False, 'Store weights as float16.')
-    flags.DEFINE_bool('int8', False, f'Write {exporting.INT8} too.')
+    flags.DEFINE_bool('int8', False, f'Write {onnx_formats.INT8} too.')
     flags.DEFINE_string('calibration_images', None, 'Image or folder, for --int8.')
     flags.DEFINE_string('calibration_masks', None, 'Mask or folder; white = known.')
     flags.DEFINE_string('images', None, 'Image or folder to compare on.')
@@ -60,11 +65,11 @@ def define_flags():
     flags.DEFINE_bool('upstream_crop', False,
                       'migan_pipeline.onnx: stretch crops as the published pipeline.')
     flags.DEFINE_bool('keep_clamps', False,
-                      'ONNX: keep the clamps at +-256 also where no activation came near '
-                      'them; a tenth slower.')
+                      'ONNX: keep the clamps at +-256 also where no activation came '
+                      'near them; a tenth slower.')
     flags.DEFINE_float('tolerance', None,
-                       f'Largest difference to JAX; {exporting.TOLERANCE}, or '
-                       f'{exporting.HALF_TOLERANCE} with --half.')
+                       f'Largest difference to JAX; {models.TOLERANCE}, or '
+                       f'{models.HALF_TOLERANCE} with --half.')
     flags.DEFINE_bool('json', False, 'Print the report as JSON on the last line.')
 
 
@@ -74,18 +79,23 @@ def main(argv):
     cli.quiet_logs()
     # TensorFlow reports its progress.
     logging.set_verbosity(logging.WARNING)
-    options = exporting.Options(
+    options = models.Options(
         args.half, args.drop_noise_at_4x4, args.dynamic_size, args.upstream_crop,
         args.keep_clamps, args.tolerance)
     calibration = (args.calibration_images, args.calibration_masks)
     if args.int8 != all(calibration) or any(calibration) != all(calibration):
-        raise exporting.ExportFailed(
+        raise models.ExportFailed(
             '--int8, --calibration_images and --calibration_masks go together: '
             'pass all or none.')
     with cli.Status() as status:
+        def done(report):
+            status.show('')
+            print(exporting.describe(report), flush=True,
+                  file=sys.stderr if 'error' in report else sys.stdout)
+
         reports = exporting.run(
             args.checkpoint, args.out, args.formats, options, args.images, args.masks,
-            calibration if args.int8 else None, say=status.show)
+            calibration if args.int8 else None, say=status.show, done=done)
     if args.json:
         print(json.dumps(reports))
     return int(any('error' in report for report in reports))

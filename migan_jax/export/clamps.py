@@ -1,10 +1,10 @@
 """How near a generator's activations come to the clamps at +-256.
 
 The clamps are there so that float16 does not overflow in training; activations of a
-trained generator stay far below them, and a graph without them is a tenth faster. So the
-exporter measures every activation, on noise, on pictures at the corners of the input's
-range and on those it is given, and `onnx_core` leaves out the clamps that had room to
-spare.
+trained generator stay far below them, and a graph without them is a tenth faster. So
+the exporter measures every activation, on noise, on pictures at the corners of the
+input's range and on those it is given, and `onnx_core` leaves out the clamps that had
+room to spare.
 """
 
 import numpy as np
@@ -53,13 +53,14 @@ def measure(config, variables, pictures=()):
 
 
 def _with_largest(model):
-    """A graph and the names of new outputs, the largest magnitude of each activation."""
+    """A graph and the names of new outputs: each activation's largest magnitude."""
     graph = model.graph
     names = []
     for node in [node for node in graph.node if node.op_type == 'LeakyRelu']:
         magnitude, name = f'{node.output[0]}_magnitude', f'{node.output[0]}{_LARGEST}'
         graph.node.append(helper.make_node('Abs', node.output, [magnitude]))
-        graph.node.append(helper.make_node('ReduceMax', [magnitude], [name], keepdims=0))
+        graph.node.append(
+            helper.make_node('ReduceMax', [magnitude], [name], keepdims=0))
         graph.output.append(
             helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
         names.append(name)

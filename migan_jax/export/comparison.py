@@ -46,7 +46,8 @@ def extreme_pictures(resolution):
         images.append(np.repeat(chequer[..., None], 3, -1))
     pictures = [Picture((255 * image).astype(np.uint8), whole) for image in images]
     white = pictures[len(corners) - 1].image
-    return [*pictures, Picture(white, columns < resolution // 2), Picture(white, ~whole)]
+    half = columns < resolution // 2
+    return [*pictures, Picture(white, half), Picture(white, ~whole)]
 
 
 def odd_pictures(resolution):
@@ -153,7 +154,8 @@ def differences(reference, generate, pictures, resolution):
     for i, picture in enumerate(pictures):
         image, mask = squash(picture, resolution)
         for outputs, results in zip((expected, actual), composites):
-            results.append(model_io.to_uint8(model_io.composite(outputs[i], image, mask)))
+            whole = model_io.composite(outputs[i], image, mask)
+            results.append(model_io.to_uint8(whole))
     return {'max': float(error.max()), 'mean': float(error.mean()),
             'composite_psnr_db': decibels(*composites)}
 

@@ -62,7 +62,8 @@ def _block(torch_prefix, path, branches, depthwise, noise=False, fused=False):
         entries += [
             Entry(f'{noise_prefix}.noise_strength',
                   ('params', *path, 'noise', 'strength'), PLAIN),
-            Entry(f'{noise_prefix}.noise_const', ('noise', *path, 'noise', 'const'), PLAIN),
+            Entry(f'{noise_prefix}.noise_const',
+                  ('noise', *path, 'noise', 'const'), PLAIN),
         ]
     return entries
 
@@ -124,14 +125,17 @@ def _modulated(torch_prefix, path, noise):
     entries = [
         Entry(f'{torch_prefix}.weight', ('params', *path, 'kernel'), CONV),
         Entry(f'{torch_prefix}.bias', ('params', *path, 'bias'), PLAIN),
-        Entry(f'{torch_prefix}.affine.weight', ('params', *path, 'affine', 'kernel'), DENSE),
-        Entry(f'{torch_prefix}.affine.bias', ('params', *path, 'affine', 'bias'), PLAIN),
+        Entry(f'{torch_prefix}.affine.weight',
+              ('params', *path, 'affine', 'kernel'), DENSE),
+        Entry(f'{torch_prefix}.affine.bias',
+              ('params', *path, 'affine', 'bias'), PLAIN),
     ]
     if noise:
         entries += [
             Entry(f'{torch_prefix}.noise_strength',
                   ('params', *path, 'noise', 'strength'), PLAIN),
-            Entry(f'{torch_prefix}.noise_const', ('noise', *path, 'noise', 'const'), PLAIN),
+            Entry(f'{torch_prefix}.noise_const',
+                  ('noise', *path, 'noise', 'const'), PLAIN),
         ]
     return entries
 
@@ -279,7 +283,8 @@ def from_torch(state, table, shapes=None):
         raise ValueError(
             f'state dict does not fit the model: {len(missing)} missing {missing}, '
             f'{len(unexpected)} unexpected {unexpected}'
-            + (f', {len(wrong)} of another shape: {"; ".join(wrong)}.' if wrong else '.'))
+            + (f', {len(wrong)} of another shape: {"; ".join(wrong)}' if wrong else '')
+            + '.')
     flat = {}
     for entry in table:
         array = _to_flax(np.asarray(state[entry.torch], np.float32), entry.kind)

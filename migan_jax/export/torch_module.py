@@ -152,8 +152,8 @@ def build_module(config, variables):
 
     Args:
       config: ConfigDict; `config.model` is read.
-      variables: {'params', 'noise'} of the deployed generator, as `checkpoint.load_deployed`
-        returns them.
+      variables: {'params', 'noise'} of the deployed generator, as
+        `checkpoint.load_deployed` returns them.
 
     Returns:
       `Generator` in evaluation mode.

@@ -19,10 +19,13 @@ import torch
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.export import exporting
 from migan_jax.export import onnx_core
+from migan_jax.export import onnx_formats
 from migan_jax.export import onnx_quantize
 from migan_jax.export import tflite
+import benchmark_exports
 import from_torch
 import golden
+import tiny
 
 TOOLS = pathlib.Path(__file__).parents[2] / 'tools'
 R = 32
@@ -99,7 +102,7 @@ def test_all_formats_pass_and_are_reported(exported):
                 assert report[key]['mean'] <= report[key]['max']
     assert json.loads((out / 'report.json').read_text()) == list(reports.values())
     assert sorted(os.listdir(out)) == sorted(
-        [*(f.file for f in exporting.FORMATS.values()), exporting.INT8, 'report.json'])
+        [*(f.file for f in exporting.FORMATS.values()), onnx_formats.INT8, 'report.json'])
     assert reports['onnx']['operators']['Conv'] >= 33
     assert reports['tflite']['operators']['DEPTHWISE_CONV_2D'] >= 17
     assert reports['torchscript']['operators']['aten::_convolution'] >= 33
@@ -214,6 +217,27 @@ def test_noise_at_4x4(tmp_path, noisy, exported):
             tensor, torch.load(exported[0] / 'migan.pt', weights_only=True)[name])
 
 
+@pytest.mark.parametrize('depthwise, left_out', [
+    (True, ['pt']), (False, ['pt', 'torchscript', 'tflite'])])
+def test_what_a_trained_model_can_not_be_is_left_out(tmp_path, depthwise, left_out):
+    """Unless asked for by name; a default export of it is no failure."""
+    config = tiny.tiny_config(1)
+    with config.unlocked():
+        config.model.depthwise = depthwise
+    variables = benchmark_exports.random_variables(config)
+    checkpoint_lib.save_deployed(str(tmp_path / 'checkpoint'), config, variables)
+    reports = exporting.run(tmp_path / 'checkpoint', tmp_path / 'out')
+    assert not any('error' in report for report in reports)
+    assert left_out == [r['format'] for r in reports if 'skipped' in r]
+    for report in reports:
+        assert (tmp_path / 'out' / report['file']).exists() != ('skipped' in report)
+        assert report.get('skipped', '.').endswith('.')
+    text = exporting.describe(reports[0])
+    assert text.startswith('migan.pt: left out: the ')
+    report, = exporting.run(tmp_path / 'checkpoint', tmp_path / 'named', ['pt'])
+    assert report['error'] == reports[0]['skipped']
+
+
 def test_options_of_the_graphs(tmp_path, checkpoint):
     reports = exporting.run(checkpoint, tmp_path, ['onnx', 'onnx_pipeline'],
                             exporting.Options(dynamic_size=True, upstream_crop=True))
@@ -224,7 +248,7 @@ def test_options_of_the_graphs(tmp_path, checkpoint):
 
 
 def clips(path):
-    return exporting.count_onnx(path)['Clip']
+    return onnx_formats.count_onnx(path)['Clip']
 
 
 @pytest.mark.parametrize('name', ['onnx', 'onnx_pipeline'])
@@ -250,7 +274,7 @@ def test_the_largest_activation_is_told(exported):
 # Failures.
 
 
-def test_beyond_the_tolerance_nothing_is_written(tmp_path, checkpoint, capsys):
+def test_beyond_the_tolerance_nothing_is_written(tmp_path, checkpoint):
     (tmp_path / 'migan.pt').write_bytes(b'an earlier one')
     pt, traced = exporting.run(checkpoint, tmp_path, ['pt', 'torchscript'],
                                exporting.Options(half=True, tolerance=1e-9))
@@ -258,7 +282,7 @@ def test_beyond_the_tolerance_nothing_is_written(tmp_path, checkpoint, capsys):
         assert 'more than 1e-09' in report['error']
     assert (tmp_path / 'migan.pt').read_bytes() == b'an earlier one'
     assert sorted(os.listdir(tmp_path)) == ['migan.pt', 'report.json']
-    assert capsys.readouterr().err.startswith('error: migan.pt: differs from JAX')
+    assert exporting.describe(pt).startswith('error: migan.pt: differs from JAX')
 
 
 def test_a_wrong_graph_is_noticed(tmp_path, checkpoint, monkeypatch):

@@ -1,0 +1,123 @@
+"""ONNX files: the core graph, the pipeline, and the quantised core."""
+
+import collections
+import pathlib
+import tempfile
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from migan_jax.export import comodgan_onnx
+from migan_jax.export import comparison
+from migan_jax.export import onnx_core
+from migan_jax.export import onnx_pipeline
+from migan_jax.export import onnx_quantize
+from migan_jax.export.models import Format
+from migan_jax.export.models import Options
+
+INT8 = 'migan_int8.onnx'
+
+
+def clamps_of(model, options):
+    """Which clamps an ONNX graph gets.
+
+    Returns:
+      `largest` of `onnx_core.build_core`.
+      {str: str} for the file.
+      dict for the report.
+    """
+    if options.keep_clamps:
+        return None, {'clamps': 'wherever an activation could reach 256'}, {}
+    largest = model.largest()
+    highest = max(largest.values())
+    return largest, {
+        'clamps': f'where an activation reached {onnx_core.KEPT_FROM:g} in the '
+                  f'pictures tried when exporting; the largest was {highest:.3g}'
+    }, {'largest_activation': highest}
+
+
+def write_onnx(model, path, options):
+    largest, said, notes = clamps_of(model, options)
+    # Which a Co-Mod-GAN has not, see `exporting.check_comodgan_has`.
+    size = {'dynamic_size': True} if options.dynamic_size else {}
+    save_onnx(comodgan_onnx.builder_of(model.config)(
+        model.config, model.variables, largest=largest, metadata=model.metadata | said,
+        **size), path, options)
+    return notes
+
+
+def write_onnx_pipeline(model, path, options):
+    resolution = model.config.model.resolution
+    largest, said, notes = clamps_of(model, options)
+    metadata = model.metadata | said | {
+        'input': 'image u8[1, 3, H, W], mask u8[1, 1, H, W]; output u8[1, 3, H, W]',
+        'mask_polarity': '255 = known, any smaller value = hole',
+        'channel_order': 'red, green, blue', 'value_range': '0 to 255',
+        'crop': f'{resolution} x {resolution} or more around the hole, '
+                + ('stretched to a square' if options.upstream_crop else 'square'),
+    }
+    save_onnx(onnx_pipeline.build_pipeline(
+        model.config, model.variables, upstream_crop=options.upstream_crop,
+        largest=largest, metadata=metadata), path, options)
+    return notes
+
+
+def save_onnx(proto, path, options):
+    if options.half:
+        proto = onnx_quantize.to_half(proto)
+    path.write_bytes(proto.SerializeToString())
+
+
+def onnx_session(path):
+    return onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+
+
+def run_onnx(path, config):
+    session = onnx_session(path)
+
+    def generate(x):
+        x, *z = comparison.network_inputs(config, x)
+        x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        y, = session.run(['output'], dict(zip(('input', 'z'), (x, *z))))
+        return y.transpose(0, 2, 3, 1)
+    return generate
+
+
+def run_onnx_pipeline(path, config):
+    """u8[H, W, 3], u8[H, W] (255 = known) -> u8[H, W, 3]."""
+    del config
+    session = onnx_session(path)
+
+    def inpaint_picture(image, mask):
+        y, = session.run(None, {
+            'image': np.ascontiguousarray(image.transpose(2, 0, 1)[None]),
+            'mask': mask[None, None]})
+        return y[0].transpose(1, 2, 0)
+    return inpaint_picture
+
+
+def count_onnx(path):
+    return collections.Counter(node.op_type for node in onnx.load(str(path)).graph.node)
+
+
+ONNX = Format('migan.onnx', write_onnx, run_onnx, count_onnx)
+PIPELINE = Format('migan_pipeline.onnx', write_onnx_pipeline, run_onnx_pipeline,
+                  count_onnx, pipeline=True)
+COMODGAN_ONNX = Format('comodgan.onnx', write_onnx, run_onnx, count_onnx)
+
+
+def write_int8(model, path, pictures):
+    """Writes the quantised core graph.
+
+    Args:
+      model, path: see `Format`.
+      pictures: to calibrate with.
+    """
+    x = comparison.model_inputs(pictures, model.config.model.resolution)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        source = pathlib.Path(folder) / ONNX.file
+        write_onnx(model, source, Options())
+        onnx_quantize.to_int8(
+            str(source), str(path),
+            [np.ascontiguousarray(s.transpose(2, 0, 1)[None]) for s in x])

@@ -1,0 +1,54 @@
+"""The walk against the network's own parameters."""
+
+import jax
+import pytest
+
+from configs import default
+from migan_jax.export import topology
+from migan_jax.model import build
+
+
+class Trace:
+    """Values are words for what made them."""
+
+    def block(self, x, layer):
+        return f'{layer.name}{layer.resolution}({x})'
+
+    fromrgb = torgb = block
+
+    def add(self, x, y):
+        return f'{x}+{y}'
+
+    def up2(self, image, resolution):
+        return f'up{resolution}({image})'
+
+
+@pytest.mark.parametrize('resolution', [16, 256])
+def test_every_layer_of_the_network_is_walked_once(resolution):
+    config = default.get_config()
+    config.model.resolution = resolution
+    params = build.abstract_variables(config, fused=True)['params']
+    paths = {tuple(key.key for key in path[:3])
+             for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    layers = topology.layers(resolution)
+    assert sorted(layer.path for layer in layers) == sorted(paths)
+    for layer in layers:
+        if layer.name == 'conv2' and layer.part == 'encoder':
+            kernel = layer.of(params)['pointwise']['kernel']
+            widths = {r: layer.of(params)['depthwise']['kernel'].shape[-1]
+                      for layer in layers if layer.name == 'conv2'
+                      for r in [layer.resolution]}
+            assert kernel.shape[-2:] == (widths[layer.read], widths[layer.written])
+
+
+def test_order_at_16():
+    encoder8 = 'conv28(conv18(conv216(conv116(fromrgb16(x)))))'
+    skips = {16: 'conv116(fromrgb16(x))', 8: 'conv18(conv216(conv116(fromrgb16(x))))',
+             4: f'conv14({encoder8})'}
+    x = f'conv24({skips[4]})'
+    image = None
+    for r in (4, 8, 16):
+        x = f'conv2{r}(conv1{r}({x})+{skips[r]})'
+        rgb = f'torgb{r}({x})'
+        image = rgb if image is None else f'up{r}({image})+{rgb}'
+    assert topology.walk(Trace(), 'x', 16) == image
