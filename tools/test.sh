@@ -13,5 +13,6 @@ source tools/setup_venv.sh
 # go with the rest so that nothing brings another. Where pip can see a build for CPU
 # only (2.13.0+cpu), it takes that one; any other is run on CPU too.
 setup_venv test torch==2.13.0 -e '.[dev,export,tpu-compile]'
-# Two processes, a file each: most of the time is compilation.
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+# Two processes, a file each: most of the time is compilation. One that dies ends the
+# run: pytest-xdist gives a replacement no work and waits for it for ever.
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart=0 "$@"
