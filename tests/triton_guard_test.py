@@ -1,4 +1,4 @@
-"""TensorFlow and the triton of PyTorch's CUDA build live in one process, in any order."""
+"""TensorFlow and triton, of PyTorch's CUDA build, in one process in any order."""
 
 import importlib.util
 import os
@@ -33,7 +33,8 @@ def test_tensorflow_keeps_its_symbols_to_itself_after_migan_jax():
 
 @needs_triton
 def test_triton_after_migan_jax_and_tensorflow():
-    assert run(f'import migan_jax, tensorflow\n{USE_TRITON}\nprint("alive")') == 'alive\n'
+    assert run('import migan_jax, tensorflow\n'
+               f'{USE_TRITON}\nprint("alive")') == 'alive\n'
 
 
 @needs_triton
