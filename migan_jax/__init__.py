@@ -13,7 +13,14 @@ All names are imported when they are first used: `import migan_jax` costs nothin
 neither TensorFlow nor PyTorch nor ONNX is imported before something needs it.
 """
 
+import sys
 import typing
+
+# TensorFlow 2.20 and 2.21 load their libraries with all symbols in sight of what is
+# loaded later; triton, which the CUDA build of PyTorch imports, then takes TensorFlow's
+# LLVM for its own and the process dies. Without this module of theirs, as in later
+# releases, they keep the symbols to themselves.
+sys.modules.setdefault('tensorflow.python.pywrap_dlopen_global_flags', None)
 
 if typing.TYPE_CHECKING:
     from migan_jax.api import evaluate

@@ -12,6 +12,8 @@ os.environ['XLA_FLAGS'] = ' '.join((
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import jax
+# Before the files of tests import TensorFlow: keeps it apart from PyTorch.
+import migan_jax  # pylint: disable=unused-import
 import pytest
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')

@@ -202,6 +202,8 @@ def serve(address):
     """Runs python commands in forks of this process, for ever."""
     import warnings
 
+    # First: it makes TensorFlow and PyTorch bear each other.
+    import migan_jax
     # pylint: disable=unused-import
     import clu.metric_writers
     import jax

@@ -19,8 +19,8 @@ if [[ $# -gt 0 && $1 != -* ]]; then
 fi
 
 setup_venv quickstart -r requirements.txt
-.venv/bin/python -m migan_jax.main \
+"$venv/bin/python" -m migan_jax.main \
   --config configs/quickstart.py --workdir "$workdir" "$@"
 echo
 echo 'Held-out regions, held-out masks:'
-.venv/bin/python tools/evaluate.py --checkpoint="$workdir" --out="$workdir/evaluation"
+"$venv/bin/python" tools/evaluate.py --checkpoint="$workdir" --out="$workdir/evaluation"

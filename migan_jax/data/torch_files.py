@@ -21,7 +21,10 @@ import safetensors
 import safetensors.torch
 import torch
 
+from migan_jax import triton_guard
 from migan_jax.storage import shown
+
+triton_guard.load_beside_tensorflow()
 
 
 class TorchFileError(ValueError):

@@ -12,6 +12,7 @@ import zipfile
 
 import numpy as np
 
+from migan_jax import triton_guard
 from migan_jax.data import images as image_files
 from migan_jax.evaluation import methods
 from migan_jax.model import io as model_io
@@ -233,6 +234,7 @@ def from_torchscript(path, contract, resolution=0):
     Raises:
       ValueError: unreadable, unknown contract, or the model can not run at R.
     """
+    triton_guard.load_beside_tensorflow()
     import torch
 
     if contract not in ('iopaint_lama', 'iopaint_migan'):

@@ -11,6 +11,7 @@ from migan_jax.model import fuse
 from migan_jax.model.generator import Generator
 from migan_jax.model.layers import ConvSpec
 from migan_jax.model.ops import FIR_TAPS
+from processes import OPTIMISED
 
 VARIANTS = {
     'generator_dw_reparam9': dict(ch_base=512, ch_max=32, branches=9, depthwise=True),
@@ -100,8 +101,7 @@ def test_random_noise_differs_per_layer_and_sample_and_needs_strength():
     # Optimised, so that both modes' programs round alike.
     apply = jax.jit(
         lambda v, mode: model.apply(v, x, mode, rngs={'noise': jax.random.key(3)})[0],
-        static_argnums=1, compiler_options={
-            'xla_backend_optimization_level': 3, 'xla_cpu_use_fusion_emitters': True})
+        static_argnums=1, compiler_options=OPTIMISED)
     # Strength is 0 at the start: all modes agree.
     np.testing.assert_array_equal(apply(variables, 'random'), apply(variables, 'none'))
     strong = jax.tree.map(lambda a: a if a.ndim else jnp.ones_like(a), variables)
