@@ -16,15 +16,15 @@ import jax
 import numpy as np
 
 from migan_jax import checkpoint as checkpoint_lib
+from migan_jax import extras
+from migan_jax.extras import MissingExtra  # noqa: F401, part of the API
 from migan_jax.data import batches as batches_lib
 from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
 from migan_jax.data import pictures as pictures_lib
 from migan_jax.data import sources
 from migan_jax.evaluation import methods
-from migan_jax.evaluation.metrics import inception
-from migan_jax.evaluation.metrics import lpips
-from migan_jax.evaluation import networks as networks_lib
+from migan_jax.evaluation import report
 from migan_jax import inpaint
 from migan_jax.model import build
 
@@ -33,14 +33,6 @@ _FORMAT_OF = {'.onnx': 'onnx', '.pt': 'pt', '.tflite': 'tflite'}
 
 # Images per batch of an evaluation.
 _BATCH = 16
-SET_METRICS = ('fid', 'p_ids', 'u_ids')
-METRICS = ('hole_psnr', 'mean_fill_hole_psnr', 'psnr', 'ssim', 'lpips', 'hole_l1',
-           'hole_share', *SET_METRICS)
-
-
-class MissingExtra(ImportError):
-    """A package that is not installed; the message names the extra that brings it."""
-
 
 class Figures(NamedTuple):
     """What `evaluate` measured.
@@ -57,18 +49,6 @@ class Figures(NamedTuple):
     intervals: dict
     per_image: dict
     left_out: dict
-
-
-@contextlib.contextmanager
-def _extra(name, purpose):
-    """Says which extra brings a package that an import in the body does not find."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f'{purpose} needs the package {error.name}, which is not installed: '
-            f"pip install 'migan_jax[{name}]' (in a clone: pip install -e "
-            f"'.[{name}]').", name=error.name) from error
 
 
 @contextlib.contextmanager
@@ -120,7 +100,7 @@ def load(path):
         raise ValueError(
             f'{path} is an exported graph, to be run by its own runtime; load the '
             'checkpoint that it was made from.')
-    with _extra('export', 'Reading PyTorch files'):
+    with extras.needs('export', 'Reading PyTorch files'):
         from migan_jax.export import importing
     config, variables, description = importing.convert(path)
     logging.info('%s: %s', path, description)
@@ -257,7 +237,7 @@ class Model:
                     f'{path}: the suffix does not tell the format; expected one of '
                     f'{", ".join(_FORMAT_OF)}, or pass format=.')
             format = _FORMAT_OF[suffix]
-        with _extra('export', 'Exporting'):
+        with extras.needs('export', 'Exporting'):
             from migan_jax.export import exporting
             from migan_jax.export import models
         formats = exporting.formats_of(self.config)
@@ -307,7 +287,8 @@ def evaluate(model, images, masks=None, *, holes=None, hole_range=None,
       seed: of drawn masks; the config's by default, else 0.
       limit: only the first so many images of a folder.
       protocol: 'paper' or 'stylegan', of FID and LPIPS (and rounding).
-      metrics: some of `METRICS`; by default all that can be had.
+      metrics: names of figures (`evaluation.figures.FIGURES`); by default all that
+        can be had.
       weights: folder of the metric networks' weight files; $MIGAN_JAX_CACHE or
         ~/.cache/migan_jax by default.  Nothing is downloaded.
       parts: folder for stored figures, from where an interrupted evaluation goes on;
@@ -323,12 +304,6 @@ def evaluate(model, images, masks=None, *, holes=None, hole_range=None,
     """
     if not isinstance(model, Model):
         model = load(model)
-    if protocol not in inception.PROTOCOLS:
-        raise ValueError(f'protocol={protocol!r}: expected one of '
-                         f'{", ".join(sorted(inception.PROTOCOLS))}.')
-    if unknown := sorted(set(metrics or ()) - set(METRICS)):
-        raise ValueError(f'metrics: unknown {", ".join(unknown)}; expected some of '
-                         f'{", ".join(METRICS)}.')
     side, config = model.resolution, model.config
     if seed is None:
         seed = config.eval.seed if 'eval' in config else 0
@@ -343,51 +318,28 @@ def evaluate(model, images, masks=None, *, holes=None, hole_range=None,
             side, tuple(hole_range or drawn['hole_range']),
             tuple(brush_width or drawn['brush_width']), seed)
 
-    wanted = tuple(metrics or METRICS)
-    left_out = methods.check_counts(len(names), wanted)
-    if 'lpips' in wanted and side < lpips.MIN_SIDE:
-        left_out['lpips'] = (f'LPIPS left out: {side} x {side} pixels are too few, '
-                             f'AlexNet needs {lpips.MIN_SIDE}.')
-    wanted = [name for name in wanted if name not in left_out]
-    protocol = inception.PROTOCOLS[protocol]
-    loaded = networks_lib.load_networks(protocol, _read_tensors, weights, wanted)
-    left_out |= loaded.missing
-    refused = [why for name, why in left_out.items() if name in (metrics or ())]
-    if refused:
-        raise ValueError('\n'.join(dict.fromkeys(refused)))
-
+    judge = report.open_judge(protocol, side, len(names), metrics or (), weights)
     painter = methods.from_generator(
         config, model.generator, model.variables, seed)
     with tempfile.TemporaryDirectory(prefix='migan_jax.') as temporary:
-        results = methods.measure(
-            batches, masks_of, painter, methods.make_scorer(protocol, loaded),
-            methods.Parts(parts or temporary),
+        outcome = report.measure(
+            judge, batches, masks_of, painter, methods.Parts(parts or temporary),
             methods.Progress(str(model.source), len(names), logging.info))
-    return _figures_of(results, protocol, wanted, left_out)
+    return _figures_of(outcome, judge)
 
 
-def _figures_of(results, protocol, wanted, left_out):
-    """`Figures` of `methods.Results`."""
-    summary = {name: figure for name, figure in methods.summarize(results).items()
-               if name in wanted}
-    means = {name: figure['mean'] for name, figure in summary.items()}
-    whole = [name for name in SET_METRICS if name in wanted and name not in left_out]
-    if whole:
-        means |= methods.set_figures(results, protocol, whole)
+def _figures_of(outcome, judge):
+    """`Figures` of a `report.Outcome`."""
+    summary = {name: figure for name, figure in outcome.summary.items()
+               if name in judge.names}
+    means = {name: figure['mean'] for name, figure in summary.items()} | outcome.whole
     per_image = {
-        image: {name: float(results.figures[name][i]) for name in summary}
-        for i, image in enumerate(results.names)}
+        image: {name: float(outcome.columns[name][i]) for name in summary}
+        for i, image in enumerate(outcome.names)}
     intervals = {name: tuple(figure['interval'])
                  for name, figure in summary.items() if figure['interval']}
-    return Figures({**means, 'images': len(results.names)}, intervals, per_image,
-                   left_out)
-
-
-def _read_tensors(path):
-    """Tensors of a PyTorch file, without running code of it."""
-    with _extra('eval', f'Reading {path}'):
-        from migan_jax.data import torch_files
-    return torch_files.read_tensors(path)
+    return Figures({**means, 'images': len(outcome.names)}, intervals, per_image,
+                   judge.left_out)
 
 
 def _batches_of(images, side, limit):

@@ -18,7 +18,7 @@ from absl import app
 from absl import flags
 from absl import logging
 
-
+from migan_jax import extras
 from migan_jax.storage import shown
 
 INTERRUPTED = 130
@@ -34,17 +34,12 @@ class Failed(Exception):
 
 @contextlib.contextmanager
 def needs(extra):
-    """Around imports: what is missing is one line that names the extra to install.
-
-    Args:
-      extra: of setup.cfg.
-    """
+    """`extras.needs` around the imports of a program, which ends with that line."""
     try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith('migan_jax'):
-            raise
-        sys.exit(f"error: {error}; install it: pip install -e '.[{extra}]'")
+        with extras.needs(extra, 'This command'):
+            yield
+    except extras.MissingExtra as error:
+        sys.exit(f'error: {error}')
 
 
 def run(main, arguments=False):

@@ -24,14 +24,12 @@ OUT or --save_masks among the images, masks or predictions needs --overwrite.
 import contextlib
 import functools
 import json
-import math
 import os
 import sys
 from typing import Any, NamedTuple
 
 from absl import flags
 import jax
-import numpy as np
 
 import make_masks
 from migan_jax import checkpoint as checkpoint_lib
@@ -42,31 +40,12 @@ from migan_jax.data import mask_files
 from migan_jax.data import sources
 from migan_jax.evaluation import methods
 from migan_jax.evaluation.metrics import inception
-from migan_jax.evaluation.metrics import lpips
-from migan_jax.evaluation import networks as networks_lib
 from migan_jax.evaluation import painters
 from migan_jax.evaluation import published
-from migan_jax.model import io as model_io
+from migan_jax.evaluation import report
+from migan_jax.evaluation.figures import NAMES
 from migan_jax import storage
-from migan_jax.storage import shown
 from migan_jax.training import inputs
-
-# What is printed of single images' figures: title and digits.
-ROWS = {
-    'hole_psnr': ('hole PSNR, dB: the model', 2),
-    'mean_fill_hole_psnr': ('hole PSNR, dB: mean known colour', 2),
-    'psnr': ('PSNR of the whole picture, dB', 3),
-    'ssim': ('SSIM of the whole picture', 4),
-    'lpips': ('LPIPS (Alex, v0.1), lower is better', 4),
-    'hole_l1': ('L1 in holes, range [-1, 1]', 4),
-    'hole_share': ('share of hole pixels', 4),
-}
-SET_ROWS = {
-    'fid': ('FID, lower is better', 2),
-    'p_ids': ('P-IDS', 4),
-    'u_ids': ('U-IDS', 4),
-}
-METRICS = (*ROWS, *SET_ROWS)
 
 # Images per batch of methods that do not say.
 _BATCH = 16
@@ -109,17 +88,6 @@ class Method(NamedTuple):
     resolution: int
     painter_of: Any
     config: Any = None
-
-
-class Range(NamedTuple):
-    """Bounds of the hole share and the folder name; None and '' for given masks."""
-    bounds: Any
-    label: str
-
-    def title(self):
-        if self.bounds is None:
-            return 'value'
-        return f'({self.bounds[0]:g}, {self.bounds[1]:g}]'
 
 
 def say(text):
@@ -165,9 +133,7 @@ def parse_metrics(text):
       ValueError: unknown metrics, listed.
     """
     metrics = tuple(name.strip() for name in text.split(',') if name.strip())
-    if unknown := [name for name in metrics if name not in METRICS]:
-        raise ValueError(f'--metrics: unknown {", ".join(unknown)}; expected some of '
-                         f'{", ".join(METRICS)}')
+    report.check_names(metrics, '--metrics')
     return metrics
 
 
@@ -261,12 +227,12 @@ def ranges_of(options, config):
     elif options.hole_ranges:
         bounds = options.hole_ranges
     elif options.masks:
-        return [Range(None, '')]
+        return [report.Range(None, '')]
     elif config is not None and options.table != 3:
         bounds = (tuple(config.mask.hole_range),)
     else:
         bounds = ((0.0, 1.0),)
-    return [Range(pair, label_of(pair)) for pair in bounds]
+    return [report.Range(pair, label_of(pair)) for pair in bounds]
 
 
 def masks_for(options, hole_range, several, stems, method, seed):
@@ -297,30 +263,6 @@ def masks_for(options, hole_range, several, stems, method, seed):
     return make_and_store
 
 
-def wanted_metrics(options, count):
-    """Which metrics to compute.
-
-    Returns:
-      metrics, {metric: sentence} of those that so few images do not allow.
-
-    Raises:
-      ValueError: such a metric was asked for by name.
-    """
-    metrics = options.metrics or METRICS
-    refused = methods.check_counts(count, metrics)
-    if refused and options.metrics:
-        raise ValueError('\n'.join(dict.fromkeys(refused.values())))
-    return tuple(m for m in metrics if m not in refused), refused
-
-
-def read_tensors(path):
-    """Tensors of a PyTorch file, without running code of it."""
-    # Imported here: PyTorch is needed only where weight files are.
-    from migan_jax.data import torch_files
-
-    return torch_files.read_tensors(path)
-
-
 def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
     """Evaluates and writes OUT.json, OUT.md, OUT.png and OUT.parts.
 
@@ -344,7 +286,6 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
     method = open_method(checkpoint, options, seed)
     config, resolution = method.config, method.resolution
     seed = seed_of(config, seed)
-    protocol = inception.PROTOCOLS[options.protocol]
     ranges = ranges_of(options, config)
 
     crop = 'squash'
@@ -369,49 +310,42 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
     batches = lambda: batches_lib.eval_batches(
         source, resolution=resolution, batch_size=batch_size, crop=crop, limit=limit)
 
-    metrics, left_out = wanted_metrics(options, count)
-    loaded = networks_lib.load_networks(protocol, read_tensors, options.weights, metrics)
-    left_out |= loaded.missing
-    scorer = methods.make_scorer(protocol, loaded)
+    judge = report.open_judge(
+        options.protocol, resolution, count, options.metrics, options.weights)
     parts = methods.Parts(options.parts or f'{out}.parts')
-    set_metrics = [m for m in SET_ROWS if m in metrics and m not in left_out]
 
     # Before the long work, so that a name that does not fit shows at once.
     several = len(ranges) > 1
     makers = [masks_for(options, r, several, stems, method, seed) for r in ranges]
     painters_of = [method.painter_of(r.label, stems) for r in ranges]
-    if 'lpips' in metrics and resolution < lpips.MIN_SIDE:
-        left_out['lpips'] = (f'LPIPS left out: {resolution} x {resolution} pixels are '
-                             f'too few, AlexNet needs {lpips.MIN_SIDE}.')
 
     with contextlib.closing(batches()) as first:
-        grid = sample_grid(next(first), makers[0], painters_of[0], method)
+        rows = config.eval.grid_rows if config is not None else _GRID_ROWS
+        grid, known, hole = report.sample_grid(
+            next(first), makers[0], painters_of[0], rows)
+    if method.what['kind'] == 'predictions' and known > hole:
+        say('warning: the predictions differ from the originals more where the masks say '
+            'known than in the holes: masks of other predictions, or inverted (white = '
+            'known)?')
     outcomes = []
     for hole_range, masks_of, painter in zip(ranges, makers, painters_of):
         title = hole_range.title() if several else method.name
         with contextlib.closing(batches()) as stream, cli.Status() as status:
             progress = (methods.Progress(title, count, status.show, every=1.0)
                         if status.shown else methods.Progress(title, count, say))
-            results = methods.measure(
-                stream, masks_of, painter, scorer, parts, progress)
-        summary = methods.summarize(results)
-        figures = {}
-        if set_metrics:
-            say(f'{title}: {", ".join(set_metrics)} of {len(results.names):,} images')
-            figures = methods.set_figures(results, protocol, set_metrics)
-        # The features are no longer needed, and those of all ranges would add up.
-        results = results._replace(real=None, fake=None)
-        outcomes.append({'summary': summary, 'set': figures, 'results': results})
+            outcomes.append(report.measure(
+                judge, stream, masks_of, painter, parts, progress))
 
-    report = make_report(method, options, protocol, loaded, left_out, seed, images,
-                         source, ranges, outcomes)
-    text = markdown(report, ranges, outcomes, metrics, options, method)
+    summary = report.means(outcomes)
+    written = report_of(method, options, judge, seed, images, source, ranges, outcomes)
+    text = markdown(method, options, judge, written, ranges, outcomes)
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    storage.write_atomically(
-        f'{out}.json', json.dumps(finite(report), indent=1, allow_nan=False).encode())
+    storage.write_atomically(f'{out}.json', json.dumps(
+        report.finite(written | {'summary': summary}), indent=1,
+        allow_nan=False).encode())
     storage.write_atomically(f'{out}.md', text.encode(errors='backslashreplace'))
     image_files.write_png(grid, f'{out}.png')
-    return report['summary']
+    return summary
 
 
 def check_out(out, images, stems, options):
@@ -437,131 +371,39 @@ def check_out(out, images, stems, options):
         cli.check_folder(options.save_masks)
 
 
-def finite(value):
-    """Numbers that JSON has no word for (nan, inf) become null."""
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def make_report(method, options, protocol, loaded, left_out, seed, images, source,
-                ranges, outcomes):
-    """Everything that OUT.json says."""
-    names = outcomes[0]['results'].names
-    summary = {'images': len(names)}
-    for name in outcomes[0]['results'].figures:
-        values = np.concatenate([o['results'].figures[name] for o in outcomes])
-        counted = values[np.isfinite(values)]
-        summary[name] = float(counted.mean()) if counted.size else math.nan
-    if len(outcomes) == 1:
-        summary |= outcomes[0]['set']
-    per_image = {name: {} for name in names}
-    for hole_range, outcome in zip(ranges, outcomes):
-        results = outcome['results']
-        for i, name in enumerate(results.names):
-            figures = {k: float(v[i]) for k, v in results.figures.items()}
-            per_image[name][hole_range.label or 'masks'] = figures
+def report_of(method, options, judge, seed, images, source, ranges, outcomes):
+    """What OUT.json says besides the summary."""
     return {
         'method': method.what,
-        'protocol': protocol.name,
+        'protocol': judge.protocol.name,
         'resolution': method.resolution,
         'image_source': images or 'the evaluation images of the checkpoint\'s config',
-        'n': len(names),
+        'n': len(outcomes[0].names),
         'unreadable': dict(source.unreadable),
         'seeds': {'masks': None if options.masks else seed, 'bootstrap': 0},
         'masks': options.masks or 'generated, one per image name, range and seed',
-        'weight_files': loaded.files,
-        'left_out': left_out,
-        'summary': summary,
-        'ranges': [
-            {'hole_range': r.bounds, 'n': len(o['results'].names), **o['set'],
-             **o['summary']}
-            for r, o in zip(ranges, outcomes)],
-        'images': per_image,
+        'weight_files': judge.files,
+        'left_out': judge.left_out,
+        'ranges': [{'hole_range': r.bounds, 'n': len(o.names), **o.whole, **o.summary}
+                   for r, o in zip(ranges, outcomes)],
+        'images': report.per_image(ranges, outcomes),
     }
 
 
-def markdown(report, ranges, outcomes, metrics, options, method):
+def markdown(method, options, judge, written, ranges, outcomes):
     """The tables and what they were measured with."""
-    heads = [r.title() for r in ranges]
-    lines = ['| figure (mean over images) | ' + ' | '.join(heads) + ' |',
-             '|---' * (len(heads) + 1) + '|']
-    for key, (title, digits) in ROWS.items():
-        if key in outcomes[0]['summary'] and key in (*metrics, 'hole_share'):
-            cells = [cell(o['summary'][key], digits) for o in outcomes]
-            lines.append(f'| {title} | ' + ' | '.join(cells) + ' |')
-    for key, (title, digits) in SET_ROWS.items():
-        if key in outcomes[0]['set']:
-            cells = [f'{o["set"][key]:.{digits}f}' for o in outcomes]
-            lines.append(f'| {title} | ' + ' | '.join(cells) + ' |')
-    lines.append('| images | ' + ' | '.join(
-        str(len(o['results'].names)) for o in outcomes) + ' |')
-    blocks = ['\n'.join(lines)]
+    blocks = [report.figures_table(judge.names, ranges, outcomes)]
     if options.table:
-        if options.table == 2:
-            ours = [o['set'].get('fid') for o in outcomes]
-        else:
-            means = {k: v['mean'] for k, v in outcomes[0]['summary'].items()}
-            ours = [{**means, **outcomes[0]['set']}.get(m) for m in published.METRICS_3]
-        blocks.append(published.table(
-            options.table, ours, name=method.name, dataset=options.dataset,
-            images=f'this set, {method.resolution}'))
-    files = ', '.join(f'{name} (sha256 {digest})'
-                      for name, digest in report['weight_files'].items()) or 'none'
+        blocks.append(report.published_table(
+            options.table, outcomes, name=method.name, dataset=options.dataset,
+            side=method.resolution))
     masks = options.masks or (
-        f'generated, seed {report["seeds"]["masks"]}, one per image name and range')
-    notes = [
-        f'Of {method.name}, {report["method"]["kind"]} {report["method"]["path"]}, on '
-        f'{report["image_source"]}.',
-        'In brackets: 95 % confidence intervals of means over images, bootstrap of '
-        '1000 resamples, seed 0.',
-        f'Protocol {report["protocol"]}, {method.resolution} x {method.resolution} '
-        f'pixels; masks: {masks}.',
-        f'Weight files: {files}.']
-    infinite = sum(int(np.isinf(o['results'].figures['psnr']).sum()) for o in outcomes)
-    if infinite:
-        notes.append(f'{infinite} composites equal their originals: PSNR is infinite '
-                     'there and left out of the mean.')
-    if report['unreadable']:
-        notes.append('Left out, unreadable: ' + ', '.join(
-            shown(name) for name in sorted(report['unreadable'])))
-    notes += dict.fromkeys(report['left_out'].values())
+        f'generated, seed {written["seeds"]["masks"]}, one per image name and range')
+    what = (f'Of {method.name}, {method.what["kind"]} {method.what["path"]}, on '
+            f'{written["image_source"]}.')
+    notes = report.notes(what, judge, method.resolution, masks, written['unreadable'],
+                         outcomes)
     return '\n\n'.join(blocks + ['\n'.join(f'- {note}' for note in notes)]) + '\n'
-
-
-def cell(figure, digits):
-    """A mean and its interval."""
-    if figure['interval'] is None:
-        return '-'
-    low, high = figure['interval']
-    return f'{figure["mean"]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]'
-
-
-def sample_grid(batch, masks_of, painter, method):
-    """Picture u8[rows * R, 5 R, 3] of the first samples; warns where masks look odd."""
-    rows = method.config.eval.grid_rows if method.config is not None else _GRID_ROWS
-    stems = [methods.stem(name) for name in batch['name']]
-    masks = masks_of(stems)
-    output = painter.paint(stems, batch['image'], masks)
-    image, mask = model_io.from_uint8(batch['image']), masks.astype(np.float32)
-    if method.what['kind'] == 'predictions':
-        error = np.abs(output - image)[batch['valid']]
-        mask_there = np.broadcast_to(mask[batch['valid']], error.shape)
-        known = np.sum(error * mask_there) / max(mask_there.sum(), 1)
-        hole = np.sum(error * (1 - mask_there)) / max((1 - mask_there).sum(), 1)
-        if known > hole:
-            say('warning: the predictions differ from the originals more where the '
-                'masks say known than in the holes: masks of other predictions, or '
-                'inverted (white = known)?')
-    pictures = (image * mask, np.broadcast_to(mask * 2 - 1, image.shape), output,
-                model_io.composite(output, image, mask), image)
-    pictures = np.concatenate([model_io.to_uint8(p) for p in pictures], 2)
-    pictures = pictures[batch['valid']][:rows]
-    return pictures.reshape(-1, *pictures.shape[2:])
 
 
 def main(argv):
@@ -579,7 +421,7 @@ def main(argv):
             'overwrite')})
     summary = run(args.checkpoint, args.images, args.out, args.seed, args.limit, options)
     if args.json:
-        print(json.dumps(finite(summary)))
+        print(json.dumps(report.finite(summary)))
         return
     with open(f'{args.out}.md', encoding='utf-8') as f:
         print(f.read())
@@ -604,7 +446,7 @@ def define_flags():
                         'the config\'s, else 12,48.')
     flags.DEFINE_integer('resolution', 0, 'R, where the method leaves it open.')
     flags.DEFINE_enum('protocol', 'paper', sorted(inception.PROTOCOLS), 'See above.')
-    flags.DEFINE_string('metrics', '', f'Some of {", ".join(METRICS)}; default: all.')
+    flags.DEFINE_string('metrics', '', f'Some of {", ".join(NAMES)}; default: all.')
     flags.DEFINE_enum('table', '', ['', '2', '3'],
                       'Of the supplement, printed with this run in it.')
     flags.DEFINE_enum('dataset', '', ['', 'places2', 'ffhq'],

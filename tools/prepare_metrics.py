@@ -15,7 +15,6 @@ import os
 from absl import flags
 
 from migan_jax import cli
-from migan_jax.data import torch_files
 from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation import networks as networks_lib
 
@@ -39,7 +38,7 @@ def run(out, weights='', protocol='paper'):
         not hold what it should; nothing is written then.
     """
     protocol = inception.PROTOCOLS[protocol]
-    loaded = networks_lib.load_networks(protocol, torch_files.read_tensors, weights, METRICS)
+    loaded = networks_lib.load_networks(protocol, weights, METRICS)
     if not loaded.files:
         raise ValueError('\n'.join(
             ['no metric network is there', *loaded.missing.values()]))

@@ -22,11 +22,11 @@ from migan_jax.cli import duration
 from migan_jax.data import masks as masks_lib
 from migan_jax.devices import AXIS
 from migan_jax.devices import replicate
-from migan_jax.evaluation.metrics.bootstrap import confidence_interval
 from migan_jax.evaluation.metrics import fid
 from migan_jax.evaluation.metrics import ids
 from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation import networks as networks_lib
+from migan_jax.evaluation import figures as figures_lib
 from migan_jax.evaluation import step as evaluation_step
 from migan_jax.model import io as model_io
 from migan_jax import storage
@@ -90,12 +90,12 @@ def make_scorer(protocol, loaded):
     """
     with_features = loaded.networks.inception is not None
 
-    def figures(networks, output, images, masks):
+    def measure(networks, output, images, masks):
         image = model_io.from_uint8(images)
         mask = masks.astype(np.float32)
-        composite = networks_lib.as_judged(model_io.composite(output, image, mask), protocol)
-        measured = {**evaluation_step.figures_of(composite, image, mask),
-                    **networks_lib.lpips_figures(networks, composite, image)}
+        composite = networks_lib.as_judged(
+            model_io.composite(output, image, mask), protocol)
+        measured = figures_lib.measure(networks, composite, image, mask)
         if with_features:
             measured['features'] = networks_lib.features(networks, protocol, composite)
         return measured
@@ -107,7 +107,7 @@ def make_scorer(protocol, loaded):
     if jax.tree.leaves(networks):
         networks = replicate(networks)
     return Scorer(
-        jax.pmap(figures, AXIS),
+        jax.pmap(measure, AXIS),
         jax.pmap(features, AXIS) if with_features else None, networks,
         json.dumps([_VERSION, protocol.name, loaded.files], sort_keys=True))
 
@@ -323,30 +323,6 @@ def _gather(x):
 def _stack(rows):
     """[{name: [n, ...]}] -> {name: [sum of n, ...]}."""
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-
-
-def summarize(results, *, seed=0, resamples=1000):
-    """Means over images, with bootstrap 95 % confidence intervals.
-
-    Figures that are nan (nothing to count) or infinite (PSNR of identical pictures)
-    are left out of the mean.
-
-    Args:
-      results: `Results`.
-      seed, resamples: of the bootstrap.
-
-    Returns:
-      {figure: {'mean', 'interval': [low, high] or None, 'images': how many counted}}.
-    """
-    summary = {}
-    for name, values in results.figures.items():
-        counted = values[np.isfinite(values)]
-        summary[name] = {
-            'mean': float(counted.mean()) if counted.size else float('nan'),
-            'interval': list(confidence_interval(
-                counted, seed=seed, resamples=resamples)) if counted.size else None,
-            'images': int(counted.size)}
-    return summary
 
 
 def set_figures(results, protocol, metrics):

@@ -17,16 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from migan_jax import checkpoint as checkpoint_lib
+from migan_jax.evaluation import figures
 from migan_jax.evaluation.metrics import fid
 from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation.metrics import lpips
 from migan_jax.evaluation.metrics import weights
 from migan_jax.model import io as model_io
+from migan_jax import extras
 from migan_jax import storage
-
-# What a network is needed for.
-INCEPTION_METRICS = ('fid', 'p_ids', 'u_ids')
-LPIPS_METRICS = ('lpips',)
 
 # Of a file of networks: what it says about itself is the array of this name.
 _ABOUT = 'about'
@@ -52,13 +50,11 @@ class Loaded(NamedTuple):
     missing: dict
 
 
-def load_networks(protocol, read_tensors, folder='', wanted=None):
+def load_networks(protocol, folder='', wanted=None):
     """Reads the weight files that are there.
 
     Args:
       protocol: of `inception.PROTOCOLS`.
-      read_tensors: path -> {name: array}, which reads tensors of a PyTorch file
-        without running code of it.
       folder: with the files; `weights.cache_folder()` if empty.
       wanted: metrics to be computed; all by default. Files that only others need are
         not opened.
@@ -68,8 +64,9 @@ def load_networks(protocol, read_tensors, folder='', wanted=None):
 
     Raises:
       ValueError: a file has the wrong hash, or does not hold what it should.
+      MissingExtra: files are there and the package that reads them is not installed.
     """
-    wanted = (*INCEPTION_METRICS, *LPIPS_METRICS) if wanted is None else wanted
+    wanted = figures.NAMES if wanted is None else wanted
     files, missing = {}, {}
 
     def read(*searches):
@@ -83,7 +80,7 @@ def load_networks(protocol, read_tensors, folder='', wanted=None):
         if sentences:
             raise weights.MissingWeights('; and '.join(sentences))
         files.update({os.path.basename(file.path): file.sha256 for file in found})
-        return [(read_tensors(file.path), file.path) for file in found]
+        return [(_read_tensors(file.path), file.path) for file in found]
 
     def load_inception():
         ((tensors, path),) = read((weights.INCEPTIONS[protocol.name], ''))
@@ -95,9 +92,8 @@ def load_networks(protocol, read_tensors, folder='', wanted=None):
         return lpips.from_tensors(trunk, linear, f'{path} and {other}')
 
     params = []
-    for metrics, load in ((INCEPTION_METRICS, load_inception),
-                          (LPIPS_METRICS, load_lpips)):
-        needed = [metric for metric in metrics if metric in wanted]
+    for network, load in (('inception', load_inception), ('lpips', load_lpips)):
+        needed = [name for name in figures.needing(network) if name in wanted]
         try:
             params.append(load() if needed else None)
         except weights.MissingWeights as error:
@@ -106,6 +102,14 @@ def load_networks(protocol, read_tensors, folder='', wanted=None):
             sentence = f'{names} left out: {error}'
             missing.update(dict.fromkeys(needed, sentence))
     return Loaded(Networks(*params), files, missing)
+
+
+def _read_tensors(path):
+    """Tensors of a PyTorch file, without running code of it."""
+    with extras.needs('eval', f'Reading {path}'):
+        from migan_jax.data import torch_files
+
+        return torch_files.read_tensors(path)
 
 
 def abstract_networks():
@@ -212,18 +216,6 @@ def features(networks, protocol, image):
     else:
         pixels = jnp.clip(image, -1, 1) * 0.5 + 0.5
     return inception.features(networks.inception, pixels, protocol)
-
-
-def lpips_figures(networks, composite, image):
-    """LPIPS of composites and originals, both f32[B, H, W, 3] in [-1, 1], clipped.
-
-    Returns:
-      {'lpips': f32[B]}, or {} without the network or for pictures below its least size.
-    """
-    if networks.lpips is None or min(image.shape[1:3]) < lpips.MIN_SIDE:
-        return {}
-    composite, image = (jnp.clip(x, -1, 1) for x in (composite, image))
-    return {'lpips': lpips.lpips(networks.lpips, composite, image)}
 
 
 def over_hosts(statistics):

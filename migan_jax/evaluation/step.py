@@ -16,18 +16,12 @@ import numpy as np
 from migan_jax.data import masks
 from migan_jax.devices import AXIS
 from migan_jax.devices import replicate
+from migan_jax.evaluation import figures
 from migan_jax.evaluation.metrics import fid
 from migan_jax.evaluation.metrics import inception
-from migan_jax.evaluation.metrics.psnr import hole_psnr
-from migan_jax.evaluation.metrics.psnr import psnr
-from migan_jax.evaluation.metrics.ssim import ssim
 from migan_jax.evaluation import networks as networks_lib
 from migan_jax.model import build
 from migan_jax.model import io as model_io
-
-# Columns of a sample grid, from left to right.
-GRID_COLUMNS = ('input', 'mask', 'output', 'composite', 'original')
-
 
 class Evaluation(NamedTuple):
     """What `make_evaluation` gives.
@@ -42,51 +36,6 @@ class Evaluation(NamedTuple):
     seed: int
     networks: Any
     protocol: inception.Protocol
-
-
-def mean_fill(image, mask):
-    """The mean known colour in the hole: the baseline of the quickstart.
-
-    Args:
-      image: f32[B, H, W, 3].
-      mask: f32[B, H, W, 1], 1 = known.
-
-    Returns:
-      f32[B, H, W, 3] composite; grey (0) where nothing is known.
-    """
-    known = jnp.sum(mask, (1, 2, 3), keepdims=True)
-    mean = jnp.sum(image * mask, (1, 2), keepdims=True) / jnp.maximum(known, 1)
-    return model_io.composite(jnp.broadcast_to(mean, image.shape), image, mask)
-
-
-def image_metrics(composite, image, mask):
-    """Figures of single images.
-
-    Args:
-      composite, image: f32[B, H, W, 3] in [-1, 1].
-      mask: f32[B, H, W, 1], 1 = known.
-
-    Returns:
-      {name: f32[B]}: psnr, ssim and hole_psnr (nan without a hole) in [0, 1] range,
-      hole_l1 in [-1, 1] range (nan without a hole), hole_share.
-    """
-    unit = lambda x: jnp.clip(x, -1, 1) * 0.5 + 0.5
-    hole = jnp.sum(1 - mask, (1, 2, 3))
-    difference = jnp.sum(jnp.abs(composite - image) * (1 - mask), (1, 2, 3))
-    return {
-        'psnr': psnr(unit(composite), unit(image)),
-        'ssim': ssim(unit(composite), unit(image)),
-        'hole_psnr': hole_psnr(unit(composite), unit(image), mask),
-        'hole_l1': difference / (3 * hole),
-        'hole_share': jnp.mean(1 - mask, (1, 2, 3)),
-    }
-
-
-def figures_of(composite, image, mask):
-    """`image_metrics`, and the hole PSNR of `mean_fill` beside them."""
-    baseline = image_metrics(mean_fill(image, mask), image, mask)
-    return {**image_metrics(composite, image, mask),
-            'mean_fill_hole_psnr': baseline['hole_psnr']}
 
 
 def mask_keys_of(seed, stems):
@@ -112,6 +61,35 @@ def paint(generator, params, variables, image, mask, mask_keys):
                                   model_io.model_input(image, mask), z)
 
 
+def grid_rows(image, mask, output):
+    """Rows of a sample grid: input, mask, raw output, composite, original.
+
+    Args:
+      image, output: f32[B, R, R, 3] in [-1, 1], jax or numpy arrays.
+      mask: f32[B, R, R, 1], 1 = known.
+
+    Returns:
+      u8[B, R, 5 R, 3]; holes are grey in the input, black in the mask.
+    """
+    numpy = np if isinstance(image, np.ndarray) else jnp
+    pictures = (image * mask, numpy.broadcast_to(mask * 2 - 1, image.shape), output,
+                model_io.composite(output, image, mask), image)
+    return numpy.concatenate([model_io.to_uint8(picture) for picture in pictures], 2)
+
+
+def stack_rows(rows, valid, count):
+    """The first `count` rows of valid samples as one picture.
+
+    Args:
+      rows: u8[B, R, 5 R, 3], from `grid_rows`.
+      valid: bool[B].
+
+    Returns:
+      u8[rows * R, 5 * R, 3].
+    """
+    return np.concatenate(list(np.asarray(rows)[valid][:count]))
+
+
 def make_evaluation(generator, *, seed, hole_range, brush_width,
                     networks=networks_lib.Networks(), protocol=inception.PAPER):
     """The pmapped evaluation step of a generator.
@@ -129,18 +107,14 @@ def make_evaluation(generator, *, seed, hole_range, brush_width,
         mask = masks.free_form_batch(
             mask_keys, image.shape[1], hole_range, brush_width=brush_width)
         output = paint(generator, params, variables, image, mask, mask_keys)
-        composite = model_io.composite(output, image, mask)
-        judged = networks_lib.as_judged(composite, protocol)
-        figures = {**figures_of(composite, image, mask),
-                   **networks_lib.lpips_figures(networks, judged, image)}
+        judged = networks_lib.as_judged(
+            model_io.composite(output, image, mask), protocol)
+        measured = figures.measure(networks, judged, image, mask)
         features = {}
         if networks.inception is not None:
             features = {'real': networks_lib.features(networks, protocol, image),
                         'fake': networks_lib.features(networks, protocol, judged)}
-        pictures = (image * mask, jnp.broadcast_to(mask * 2 - 1, image.shape), output,
-                    composite, image)
-        return figures, features, jnp.concatenate(
-            [model_io.to_uint8(picture) for picture in pictures], 2)
+        return measured, features, grid_rows(image, mask, output)
 
     if jax.tree.leaves(networks):
         networks = replicate(networks)
@@ -160,24 +134,9 @@ def _run(evaluation, params, variables, batch):
     # Without the extension, as `tools/make_masks.py` does: the same masks.
     stems = [os.path.splitext(name)[0] for name in batch['name']]
     keys = mask_keys_of(evaluation.seed, stems)
-    figures, features, pictures = evaluation.step(
+    measured, features, pictures = evaluation.step(
         params, variables, evaluation.networks, shard(batch['image']), shard(keys))
-    return jax.tree.map(gather, figures), jax.tree.map(gather, features), pictures
-
-
-def summarize(figures):
-    """Means over images of (name, {figure: float}) pairs.
-
-    Yields:
-      (figure, mean) with nan (nothing to count) left out, then ('images', count).
-    """
-    figures = list(figures)
-    if figures:
-        for name in figures[0][1]:
-            values = np.array([f[name] for _, f in figures], np.float64)
-            counted = values[~np.isnan(values)]
-            yield name, float(counted.mean()) if counted.size else float('nan')
-    yield 'images', len(figures)
+    return jax.tree.map(gather, measured), jax.tree.map(gather, features), pictures
 
 
 def evaluate(evaluation, params, variables, batches):
@@ -195,8 +154,8 @@ def evaluate(evaluation, params, variables, batches):
     """
     columns, valid, sums = [], [], {}
     for batch in batches:
-        figures, features, _ = _run(evaluation, params, variables, batch)
-        columns.append(figures)
+        measured, features, _ = _run(evaluation, params, variables, batch)
+        columns.append(measured)
         valid.append(batch['valid'])
         for name, rows in features.items():
             before = sums.get(name) or fid.empty(inception.FEATURES)
@@ -207,30 +166,31 @@ def evaluate(evaluation, params, variables, batches):
     if jax.process_count() > 1:
         stacked, valid = multihost_utils.process_allgather((stacked, valid))
         valid = valid.reshape(-1)
-    names = list(stacked)
-    rows = zip(*(stacked[name].reshape(-1)[valid] for name in names))
-    *means, (_, count) = summarize(('', dict(zip(names, row))) for row in rows)
-    yield from means
+    summary = figures.summarize(
+        {name: values.reshape(-1)[valid] for name, values in stacked.items()},
+        resamples=0)
+    for name, figure in summary.items():
+        yield name, figure['mean']
     if sums:
         real, fake = (networks_lib.over_hosts(sums[name]) for name in ('real', 'fake'))
         try:
             yield 'fid', fid.fid(real, fake, evaluation.protocol.ddof)
         except fid.TooFewSamples as error:
             logging.warning('FID is left out: %s', error)
-    yield 'images', count
+    yield 'images', int(valid.sum())
 
 
 def sample_grid(evaluation, params, variables, batch, rows=8):
-    """A picture of samples, one row each, columns as in GRID_COLUMNS.
+    """A picture of samples, one row each, see `grid_rows`.
 
     Args:
       batch: one batch of `batches.eval_batches`.
       rows: at most so many samples.
 
     Returns:
-      u8[rows * R, 5 * R, 3]; holes are grey in the input, black in the mask.
+      u8[rows * R, 5 * R, 3].
     """
     *_, pictures = _run(evaluation, params, variables, batch)
     pictures = np.asarray(pictures)
-    pictures = pictures.reshape(-1, *pictures.shape[2:])[batch['valid']][:rows]
-    return pictures.reshape(-1, *pictures.shape[2:])
+    return stack_rows(
+        pictures.reshape(-1, *pictures.shape[2:]), batch['valid'], rows)

@@ -9,11 +9,11 @@ import numpy as np
 from migan_jax.data import batches as batches_lib
 from migan_jax.data import sources
 from migan_jax.devices import replicate
+from migan_jax.evaluation import figures
 from migan_jax.evaluation.metrics import fid
 from migan_jax.evaluation.metrics import inception
-from migan_jax.evaluation.metrics import lpips
 from migan_jax.evaluation import networks as networks_lib
-from migan_jax.evaluation import step as evaluation_step
+from migan_jax.evaluation import report
 from migan_jax.model import build
 from migan_jax.training import state as state_lib
 
@@ -70,10 +70,6 @@ def check(config):
                          'expected stop or rollback.')
 
 
-# Of the figures that an evaluation may give, those whose least value is the best.
-_LOWER_IS_BETTER = ('fid', 'lpips', 'hole_l1')
-
-
 def open_networks(config, count):
     """The metric networks of evaluation during training.
 
@@ -102,10 +98,9 @@ def open_networks(config, count):
     except fid.TooFewSamples as error:
         networks = networks._replace(inception=None)
         left_out['fid'] = f'FID left out: {error}'
-    if side < lpips.MIN_SIDE:
+    if too_small := report.too_small(side, ('lpips',)):
         networks = networks._replace(lpips=None)
-        left_out['lpips'] = (f'LPIPS left out: {side} x {side} pixels are too few, '
-                             f'AlexNet needs {lpips.MIN_SIDE}.')
+        left_out |= too_small
     return networks, protocol, left_out
 
 
@@ -122,8 +117,7 @@ def check_best_metric(config, networks, left_out):
     side = config.model.resolution
     picture, mask = (
         jax.ShapeDtypeStruct((1, side, side, c), np.float32) for c in (3, 1))
-    names = {*jax.eval_shape(evaluation_step.figures_of, picture, picture, mask),
-             *jax.eval_shape(networks_lib.lpips_figures, networks, picture, picture)}
+    names = set(jax.eval_shape(figures.measure, networks, picture, picture, mask))
     if networks.inception is not None:
         names.add('fid')
     if metric not in names:
@@ -131,7 +125,8 @@ def check_best_metric(config, networks, left_out):
         raise ValueError(
             f'eval.best_metric is {metric!r}, which the evaluation of this run does '
             f'not give; it gives {", ".join(sorted(names))}.{why}')
-    expected = 'min' if metric in _LOWER_IS_BETTER else 'max'
+    better = {figure.name: figure.better for figure in figures.FIGURES}[metric]
+    expected = 'min' if better == 'lower' else 'max'
     if mode != expected:
         raise ValueError(f'eval.best_mode is {mode!r}; expected {expected!r}, as '
                          f'eval.best_metric is {metric!r}.')

@@ -71,7 +71,7 @@ def test_wrong_hash_is_an_error_not_an_absence(tmp_path):
     # Also where a second, absent candidate follows, and through the loader.
     (tmp_path / weights.PT_INCEPTION.name).write_bytes(b'truncated')
     with pytest.raises(weights.WrongWeights, match='damaged or another one'):
-        networks_lib.load_networks(inception.PAPER, read_tensors, str(tmp_path))
+        networks_lib.load_networks(inception.PAPER, str(tmp_path))
 
 
 def test_protocols_prefer_the_file_they_were_published_with():
@@ -91,7 +91,7 @@ def publish(folder, tensors, file):
 
 
 def test_nothing_there_leaves_everything_out(tmp_path):
-    loaded = networks_lib.load_networks(inception.PAPER, read_tensors, str(tmp_path))
+    loaded = networks_lib.load_networks(inception.PAPER, str(tmp_path))
     assert loaded.networks == (None, None) and loaded.files == {}
     assert set(loaded.missing) == {'fid', 'p_ids', 'u_ids', 'lpips'}
     assert loaded.missing['fid'].startswith('FID, P-IDS, U-IDS left out: put pt_incept')
@@ -99,7 +99,7 @@ def test_nothing_there_leaves_everything_out(tmp_path):
     assert 'alexnet-owt-7be5be79.pth' in sentence and 'alex.pth (6,009' in sentence
     # What isn't wanted is not missed.
     loaded = networks_lib.load_networks(
-        inception.PAPER, read_tensors, str(tmp_path), ('psnr', 'lpips'))
+        inception.PAPER, str(tmp_path), ('psnr', 'lpips'))
     assert set(loaded.missing) == {'lpips'}
 
 
@@ -112,7 +112,7 @@ def test_files_become_networks(tmp_path, monkeypatch):
     lines = publish(folder, linear, weights.LPIPS_LINEAR)
     monkeypatch.setattr(weights, 'ALEXNETS', (alexnet,))
     monkeypatch.setattr(weights, 'LPIPS_LINEAR', lines)
-    loaded = networks_lib.load_networks(inception.PAPER, read_tensors, folder)
+    loaded = networks_lib.load_networks(inception.PAPER, folder)
     assert loaded.missing == {}
     assert loaded.files == {f.name: f.sha256 for f in (file, alexnet, lines)}
     want = inception.from_tensors(inception_tensors())
@@ -125,7 +125,7 @@ def test_files_become_networks(tmp_path, monkeypatch):
     bad = publish(folder, {'x': np.zeros(2)}, weights.PT_INCEPTION)
     monkeypatch.setattr(weights, 'INCEPTIONS', {'paper': (bad,)})
     with pytest.raises(ValueError, match='pt_inception.*not the weights of the FID'):
-        networks_lib.load_networks(inception.PAPER, read_tensors, folder, ('fid',))
+        networks_lib.load_networks(inception.PAPER, folder, ('fid',))
 
 
 class Holder(torch.nn.Module):

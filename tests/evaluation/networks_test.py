@@ -13,6 +13,7 @@ from migan_jax.devices import replicate
 from migan_jax.evaluation.metrics import fid
 from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation.metrics import lpips
+from migan_jax.evaluation import figures
 from migan_jax.evaluation import networks as networks_lib
 from migan_jax.evaluation import step as evaluation_step
 from migan_jax.model import io as model_io
@@ -111,9 +112,13 @@ def test_inception_sees_what_the_protocol_says(monkeypatch):
 
 def test_lpips_is_left_out_without_network_or_pixels():
     image = jnp.zeros((1, 40, 40, 3))
-    assert networks_lib.lpips_figures(networks_lib.Networks(), image, image) == {}
+    mask = image[..., :1]
+    assert 'lpips' not in figures.measure(networks_lib.Networks(), image, image, mask)
     networks = networks_lib.Networks(lpips=lpips.from_tensors(*random_tensors()))
-    assert networks_lib.lpips_figures(networks, image[:, :30], image[:, :30]) == {}
+    assert 'lpips' not in figures.measure(
+        networks, image[:, :30], image[:, :30], mask[:, :30])
+    measured = figures.measure(networks, image, image, mask)
+    np.testing.assert_array_equal(measured['lpips'], [0])
 
 
 def test_statistics_of_hosts_are_merged_in_full_precision(monkeypatch):

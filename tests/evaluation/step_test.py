@@ -12,6 +12,8 @@ from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.data import batches as batches_lib
 from migan_jax.data import sources
 from migan_jax.devices import replicate
+from migan_jax.evaluation import figures
+from migan_jax.evaluation import networks as networks_lib
 from migan_jax.evaluation import step as evaluation_step
 from migan_jax.model.generator import Generator
 from migan_jax.training import loop
@@ -23,7 +25,7 @@ import evaluate as tool
 def test_mean_fill_is_the_mean_of_known_pixels():
     image = jax.random.uniform(jax.random.key(0), (2, 4, 4, 3), minval=-1.0)
     mask = jnp.zeros((2, 4, 4, 1)).at[0, :2].set(1)
-    filled = np.asarray(evaluation_step.mean_fill(image, mask))
+    filled = np.asarray(figures.mean_fill(image, mask))
     np.testing.assert_allclose(
         filled[0, 3, 3], np.asarray(image)[0, :2].mean((0, 1)), rtol=1e-5)
     np.testing.assert_array_equal(filled[0, :2], image[0, :2])
@@ -34,18 +36,20 @@ def test_figures_of_known_differences():
     image = jnp.zeros((2, 8, 8, 3))
     mask = jnp.ones((2, 8, 8, 1)).at[0, :4].set(0)
     composite = image.at[0, :4].set(0.2)   # .1 in [0, 1] range
-    figures = evaluation_step.image_metrics(composite, image, mask)
-    np.testing.assert_allclose(figures['hole_psnr'][0], 20, rtol=1e-4)
-    np.testing.assert_allclose(figures['psnr'][0], 20 + 10 * np.log10(2), rtol=1e-4)
-    np.testing.assert_allclose(figures['hole_l1'][0], 0.2, rtol=1e-5)
-    np.testing.assert_allclose(figures['hole_share'], [0.5, 0], rtol=1e-6)
-    assert np.isnan(figures['hole_psnr'][1]) and np.isnan(figures['hole_l1'][1])
+    measured = figures.measure(networks_lib.Networks(), composite, image, mask)
+    np.testing.assert_allclose(measured['hole_psnr'][0], 20, rtol=1e-4)
+    np.testing.assert_allclose(measured['psnr'][0], 20 + 10 * np.log10(2), rtol=1e-4)
+    np.testing.assert_allclose(measured['hole_l1'][0], 0.2, rtol=1e-5)
+    np.testing.assert_allclose(measured['hole_share'], [0.5, 0], rtol=1e-6)
+    assert np.isnan(measured['hole_psnr'][1]) and np.isnan(measured['hole_l1'][1])
 
 
 def test_summary_leaves_out_what_has_no_hole():
-    rows = [('a', {'x': 1.0}), ('b', {'x': float('nan')}), ('c', {'x': 3.0})]
-    assert dict(evaluation_step.summarize(rows)) == {'x': 2.0, 'images': 3}
-    assert dict(evaluation_step.summarize([])) == {'images': 0}
+    # One perfect composite must not make the mean of all infinite.
+    summary = figures.summarize({'x': [1.0, np.nan, 3.0, np.inf], 'y': [np.nan]})
+    assert summary['x']['mean'] == 2.0 and summary['x']['images'] == 2
+    assert summary['y']['interval'] is None and np.isnan(summary['y']['mean'])
+    assert figures.summarize({}) == {}
 
 
 def test_padding_is_not_counted_and_devices_do_not_matter(tmp_path, monkeypatch):
