@@ -137,12 +137,6 @@ def build_tflite(config, variables, *, half=False, description=''):
     return bytes(flatbuffer_utils.convert_object_to_bytearray(content))
 
 
-def description_of(data):
-    """The description in a LiteRT file's bytes."""
-    text = flatbuffer_utils.read_model_from_bytearray(bytearray(data)).description
-    return text.decode() if isinstance(text, bytes) else text or ''
-
-
 def load_generator(path, threads=None):
     """A LiteRT file as a function of arrays, run by the interpreter.
 

@@ -38,14 +38,14 @@ def _kernel(torch_prefix, path, branches):
             for i in range(branches)]
 
 
-def _pointwise(torch_prefix, path, branches, bias=True):
+def pointwise(torch_prefix, path, branches, bias=True):
     entries = _kernel(torch_prefix, (*path, 'pointwise'), branches)
     if bias:
         entries.append(Entry(f'{torch_prefix}.bias', ('params', *path, 'bias'), PLAIN))
     return entries
 
 
-def _block(torch_prefix, path, branches, depthwise, noise=False, fused=False):
+def block(torch_prefix, path, branches, depthwise, noise=False, fused=False):
     """Entries of one `layers.ConvBlock`; `noise` says whether it has noise."""
     if depthwise:
         entries = _kernel(f'{torch_prefix}.conv1', (*path, 'depthwise'), branches)
@@ -86,12 +86,12 @@ def generator_table(resolution, *, branches, depthwise=True, noise_at_4x4=False,
     for layer in topology.layers(resolution):
         prefix = torch_name(layer)
         if layer.name == 'fromrgb':
-            entries += _pointwise(prefix, layer.path, 0)
+            entries += pointwise(prefix, layer.path, 0)
         elif layer.name == 'torgb':
-            entries += _pointwise(prefix, layer.path, branches)
+            entries += pointwise(prefix, layer.path, branches)
         else:
             noise = layer.in_decoder and (layer.resolution > 4 or noise_at_4x4)
-            entries += _block(prefix, layer.path, branches, depthwise, noise, fused)
+            entries += block(prefix, layer.path, branches, depthwise, noise, fused)
     return entries
 
 
@@ -99,25 +99,6 @@ def torch_name(layer):
     """What the torch side calls a `topology.Layer`."""
     part = 'synthesis' if layer.in_decoder else layer.part
     return '.'.join((part, *layer.path[1:]))
-
-
-def discriminator_table(resolution, *, branches, depthwise=True):
-    """Entries of a discriminator; arguments as in `generator_table`."""
-    entries = []
-    for r in resolutions(resolution):
-        path, prefix = (f'b{r}',), f'b{r}'
-        if r == resolution:
-            entries += _pointwise(f'{prefix}.fromrgb', (*path, 'fromrgb'), branches)
-        entries += _pointwise(f'{prefix}.skip', (*path, 'skip'), branches, bias=False)
-        for conv in ('conv1', 'conv2'):
-            entries += _block(f'{prefix}.{conv}', (*path, conv), branches, depthwise)
-    entries += _block('b4.conv', ('conv',), branches, depthwise)
-    for name in ('fc', 'out'):
-        entries += [
-            Entry(f'b4.{name}.weight', ('params', name, 'kernel'), DENSE),
-            Entry(f'b4.{name}.bias', ('params', name, 'bias'), PLAIN),
-        ]
-    return entries
 
 
 def _modulated(torch_prefix, path, noise):

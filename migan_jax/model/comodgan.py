@@ -26,9 +26,8 @@ from migan_jax.model.ops import conv3x3_resampled
 from migan_jax.model.ops import down2
 from migan_jax.model.ops import EPS
 from migan_jax.model.ops import lrelu
+from migan_jax.model.ops import SQRT_HALF
 from migan_jax.model.ops import up2
-
-SQRT_HALF = 0.5**0.5
 
 # Share of the old average that w_avg keeps in a training step.
 W_AVG_DECAY = 0.995

@@ -16,8 +16,7 @@ from migan_jax.model.layers import PointwiseConv
 from migan_jax.model.layers import resolutions
 from migan_jax.model.ops import at_least_float32
 from migan_jax.model.ops import lrelu
-
-SQRT_HALF = 0.5**0.5
+from migan_jax.model.ops import SQRT_HALF
 
 
 class ResidualBlock(nn.Module):

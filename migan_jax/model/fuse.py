@@ -5,12 +5,11 @@ import math
 import numpy as np
 
 from migan_jax.model.layers import effective_kernel
-from migan_jax.model.layers import sum_branches
 
 _KERNELS = ('branches', 'branch_sum', 'kernel')
 
 
-def _map_kernels(params, function):
+def map_kernels(params, function):
     """Replaces every convolution kernel's parameters by `function(of them)`."""
     result = {}
     for name, value in params.items():
@@ -19,7 +18,7 @@ def _map_kernels(params, function):
         elif len(value) == 1 and next(iter(value)) in _KERNELS:
             result[name] = function(value)
         else:
-            result[name] = _map_kernels(value, function)
+            result[name] = map_kernels(value, function)
     return result
 
 
@@ -35,20 +34,7 @@ def fuse(params):
     Returns:
       nested dict with a `kernel` [kh, kw, ci, co] per convolution.
     """
-    return _map_kernels(params, lambda kernel: {'kernel': effective_kernel(kernel)})
-
-
-def collapse_branches(params):
-    """Parameters with `branches` [n, ...] replaced by `branch_sum` [...].
-
-    The effective kernels and, under `steps.make_optimizer`, the training
-    trajectory stay the same; the split into branches is lost.
-    """
-    def collapse(kernel):
-        if 'branches' in kernel:
-            return {'branch_sum': sum_branches(kernel['branches'])}
-        return kernel
-    return _map_kernels(params, collapse)
+    return map_kernels(params, lambda kernel: {'kernel': effective_kernel(kernel)})
 
 
 def unfold(params, like):

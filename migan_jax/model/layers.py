@@ -33,7 +33,7 @@ class ConvSpec:
       materialize_branches: keep all n kernels as parameters.  By default their
         sum is trained instead: the n gradients are equal, so the sum follows the
         same trajectory when the optimiser accounts for n (see
-        `steps.make_optimizer`), at 1/n of the parameters.
+        `optimizers.make_optimizer`), at 1/n of the parameters.
       fused: the kernels are the deployed ones (summed, normalised): use as is.
       depthwise: depthwise-separable blocks; False gives plain 3x3 convolutions
         (the paper's first ablation).

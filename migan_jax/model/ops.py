@@ -15,6 +15,7 @@ import numpy as np
 
 # Python floats, never NumPy scalars: a float64 scalar would promote bfloat16.
 SQRT2 = float(np.sqrt(2.0))
+SQRT_HALF = 0.5**0.5
 CLAMP = 256.0
 EPS = 1e-8
 # FIR low-pass filter, outer([1, 3, 3, 1]) / 64: the taps along one axis.

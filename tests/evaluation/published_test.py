@@ -14,6 +14,7 @@ from migan_jax.model.generator import Generator
 from migan_jax.model import layers
 from migan_jax.model.layers import ConvSpec
 from migan_jax.model import ops
+import published_forms
 
 # Channels at each resolution, as the tables print them.
 CHANNELS = {
@@ -130,5 +131,5 @@ def test_totals_of_the_deployed_generator(resolution, with_taps, without_taps):
 
 def test_collapsed_training_has_a_ninth_of_the_kernels():
     variables, _ = abstract('generator', 256, False)
-    collapsed = jax.eval_shape(fuse.collapse_branches, variables['params'])
+    collapsed = jax.eval_shape(published_forms.collapse_branches, variables['params'])
     assert count(collapsed) == 5_865_505

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 from PIL import Image
 import pytest
+from tensorflow.lite.tools import flatbuffer_utils
 import torch
 
 from migan_jax import checkpoint as checkpoint_lib
@@ -174,7 +175,8 @@ def test_metadata_in_every_file_that_can_hold_it(exported):
     out, _ = exported
     extra = {'metadata.json': ''}
     torch.jit.load(out / 'migan_traced.pt', _extra_files=extra)
-    description = tflite.description_of((out / 'migan.tflite').read_bytes())
+    description = flatbuffer_utils.read_model(
+        str(out / 'migan.tflite')).description.decode()
     found = {'torchscript': json.loads(extra['metadata.json']),
              'tflite': json.loads(description)}
     for name in ('migan.onnx', 'migan_pipeline.onnx', 'migan_int8.onnx'):

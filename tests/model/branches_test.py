@@ -15,6 +15,7 @@ from migan_jax.model.layers import ConvSpec
 from migan_jax.training import optimizers
 from migan_jax.training import state as state_lib
 from migan_jax.training import steps
+import published_forms
 
 R, B = 16, 4
 # A short half-life, so that the EMA has moved far when it is compared.
@@ -62,7 +63,7 @@ def _batch(i, dtype):
 def _train(dtype, materialize, iterations):
     """TrainState, with branches collapsed; and how often the R1 step ran."""
     models = _models(dtype, materialize)
-    form = (lambda p: p) if materialize else fuse.collapse_branches
+    form = (lambda p: p) if materialize else published_forms.collapse_branches
     params_g, params_d, variables = _start(dtype)
     state = replicate(
         _state(models, form(params_g), form(params_d), variables, dtype),
@@ -77,14 +78,14 @@ def _train(dtype, materialize, iterations):
             state, _ = functions.r1(state, batch)
             r1_steps += 1
     state = unreplicate(state)
-    return {name: fuse.collapse_branches(getattr(state, name))
+    return {name: published_forms.collapse_branches(getattr(state, name))
             for name in ('params_g', 'params_d', 'ema')}, r1_steps
 
 
 def _compare(dtype, iterations, tolerance):
     branches, r1_steps = _train(dtype, True, iterations)
     sums, _ = _train(dtype, False, iterations)
-    start_g, start_d = map(fuse.collapse_branches, _start(dtype)[:2])
+    start_g, start_d = map(published_forms.collapse_branches, _start(dtype)[:2])
     start = {'params_g': start_g, 'params_d': start_d, 'ema': start_g}
     for form in (lambda p: p, fuse.fuse):   # the sums, and what the networks apply
         flat = jax.tree_util.tree_leaves_with_path(

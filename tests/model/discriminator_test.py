@@ -7,14 +7,14 @@ import pytest
 import golden
 from migan_jax.export import torch_map
 from migan_jax.model.discriminator import Discriminator
-from migan_jax.model import fuse
 from migan_jax.model.layers import ConvSpec
 from migan_jax.training import losses
+import published_forms
 
 
 def _load():
     arrays = golden.load('discriminator_r1')
-    table = torch_map.discriminator_table(32, branches=9)
+    table = published_forms.discriminator_table(32, branches=9)
     params = torch_map.from_torch(golden.subset(arrays, 'state/'), table)['params']
     model = Discriminator(32, 512, 32, ConvSpec(materialize_branches=True))
     return arrays, table, model, params, jnp.asarray(golden.nhwc(arrays['in/x']))
@@ -51,7 +51,7 @@ def test_second_order_gradients_equal_the_published_code():
 def test_collapsed_form_scores_the_same():
     arrays, _, _, params, x = _load()
     model = Discriminator(32, 512, 32)
-    logits = jax.jit(model.apply)({'params': fuse.collapse_branches(params)}, x)
+    logits = jax.jit(model.apply)({'params': published_forms.collapse_branches(params)}, x)
     assert golden.relative_error(logits, arrays['out/logits']) < 1e-4
 
 

@@ -12,6 +12,7 @@ from migan_jax.model.generator import Generator
 from migan_jax.model.layers import ConvSpec
 from migan_jax.model.ops import FIR_TAPS
 from processes import OPTIMISED
+import published_forms
 
 VARIANTS = {
     'generator_dw_reparam9': dict(ch_base=512, ch_max=32, branches=9, depthwise=True),
@@ -40,7 +41,7 @@ def test_outputs_equal_the_published_code(name):
     x = jnp.asarray(golden.nhwc(arrays['in/x']))
     forms = {
         'materialized': (_generator(setting, materialize_branches=True), variables['params']),
-        'collapsed': (_generator(setting), fuse.collapse_branches(variables['params'])),
+        'collapsed': (_generator(setting), published_forms.collapse_branches(variables['params'])),
         'fused': (_generator(setting, fused=True), fuse.fuse(variables['params'])),
     }
     for form, (model, params) in forms.items():

@@ -14,18 +14,18 @@ from migan_jax.devices import replicate
 from migan_jax.devices import unreplicate
 from migan_jax.export import torch_map
 from migan_jax.model.discriminator import Discriminator
-from migan_jax.model import fuse
 from migan_jax.model.generator import Generator
 from migan_jax.model.layers import ConvSpec
 from migan_jax.training import optimizers
 from migan_jax.training import state as state_lib
 from migan_jax.training import steps
+import published_forms
 
 R = 32
 SETTINGS = steps.Settings(
     batch_size=8, ema_kimg=0.02, distillation_min_resolution=8, noise='none')
 TABLE_G = torch_map.generator_table(R, branches=9)
-TABLE_D = torch_map.discriminator_table(R, branches=9)
+TABLE_D = published_forms.discriminator_table(R, branches=9)
 
 
 def _models(materialize, dtype=jnp.float32):
@@ -42,7 +42,7 @@ def _golden():
 
 def _state(models, materialize):
     arrays = _golden()
-    form = (lambda p: p) if materialize else fuse.collapse_branches
+    form = (lambda p: p) if materialize else published_forms.collapse_branches
     g = torch_map.from_torch(golden.subset(arrays, 'state/g/'), TABLE_G)
     d = torch_map.from_torch(golden.subset(arrays, 'state/d/'), TABLE_D)
     g_params, d_params = form(g['params']), form(d['params'])
@@ -156,7 +156,7 @@ def test_three_iterations_equal_the_published_code(materialize):
             expected = {**start, **_without_noise_strength(expected)}
         reference = torch_map.from_torch(expected, table)['params']
         if not materialize:
-            reference = fuse.collapse_branches(reference)
+            reference = published_forms.collapse_branches(reference)
         flat = jax.tree_util.tree_leaves_with_path(reference)
         for (path, array), ours in zip(flat, jax.tree.leaves(params), strict=True):
             error = golden.relative_error(ours, array)
