@@ -650,7 +650,7 @@ def test_places_that_can_not_be_written_to_show_before_the_work(
         compared, monkeypatch):
     monkeypatch.setattr(make_masks.masks, 'free_form', lambda *_, **__: jnp.zeros(1))
     monkeypatch.setattr(make_masks, 'write_mask', never)
-    monkeypatch.setattr(evaluate_tool.predictions, 'measure', never)
+    monkeypatch.setattr(evaluate_tool.methods, 'measure', never)
     save(compared / 'images/a.png', picture())
     args = types.SimpleNamespace(
         images=str(compared / 'images'), masks=str(compared / 'masks'), overwrite=False)
@@ -962,7 +962,7 @@ def test_models_that_are_no_files(tmp_path):
     lambda content: b'PK\x03\x04' + content[40:],
     lambda content: content.replace(b"'<f8'", b"'|O'  ")])
 def test_damaged_parts_are_computed_again(tmp_path, damage, warnings):
-    parts = evaluate_tool.predictions.Parts(str(tmp_path))
+    parts = evaluate_tool.methods.Parts(str(tmp_path))
     parts.save('key', {'psnr': np.arange(4.0)})
     path = tmp_path / 'key.npz'
     np.testing.assert_array_equal(parts.load('key')['psnr'], np.arange(4.0))

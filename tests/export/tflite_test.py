@@ -6,6 +6,7 @@ import ml_collections
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.lite.tools import flatbuffer_utils
 
 from migan_jax.export import tflite
 from migan_jax.export import torch_map
@@ -54,7 +55,8 @@ def test_equals_jax(tmp_path, model, paint):
     actual = tflite.load_generator(path)(x)
     assert actual.dtype == np.float32
     assert golden.relative_error(actual, paint(variables, x)) < 1e-5
-    assert tflite.description_of(path.read_bytes()) == '{"resolution": "32"}'
+    description = flatbuffer_utils.read_model(str(path)).description
+    assert description.decode() == '{"resolution": "32"}'
     assert set(tflite.operators(path)) == DELEGATED
     interpreter = tf.lite.Interpreter(model_path=str(path))
     source, = interpreter.get_input_details()
