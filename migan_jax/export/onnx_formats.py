@@ -103,7 +103,34 @@ def count_onnx(path):
 
 ONNX = Format('migan.onnx', write_onnx, run_onnx, count_onnx)
 PIPELINE = Format('migan_pipeline.onnx', write_onnx_pipeline, run_onnx_pipeline,
-                  count_onnx, pipeline=True)
+                  count_onnx, compare=comparison.pipeline_differences,
+                  samples=comparison.any_size_pictures, levels=True)
+def as_ort(write):
+    """`Format.write` of the ORT format, from that of the ONNX file.
+
+    The graph is optimised as far as every machine shares, so that builds of
+    onnxruntime without its optimisers can load it.
+    """
+    def write_ort(model, path, options):
+        source = path.with_suffix('.onnx')
+        notes = write(model, source, options)
+        session = onnxruntime.SessionOptions()
+        session.optimized_model_filepath = str(path)
+        session.add_session_config_entry('session.save_model_format', 'ORT')
+        # Blocks of channels are as wide as this processor's vectors.
+        onnxruntime.InferenceSession(
+            str(source), session, providers=['CPUExecutionProvider'],
+            disabled_optimizers=['NchwcTransformer'])
+        source.unlink()
+        return notes
+    return write_ort
+
+
+ORT = Format('migan.ort', as_ort(write_onnx), run_onnx)
+ORT_PIPELINE = Format(
+    'migan_pipeline.ort', as_ort(write_onnx_pipeline), run_onnx_pipeline,
+    compare=comparison.pipeline_differences, samples=comparison.any_size_pictures,
+    levels=True)
 COMODGAN_ONNX = Format('comodgan.onnx', write_onnx, run_onnx, count_onnx)
 
 

@@ -240,6 +240,20 @@ def test_what_a_trained_model_can_not_be_is_left_out(tmp_path, depthwise, left_o
     assert report['error'] == reports[0]['skipped']
 
 
+def test_onnxruntimes_own_format(tmp_path, checkpoint, exported):
+    """The same numbers as of the ONNX files, from files that need no optimiser."""
+    reports = exporting.run(checkpoint, tmp_path, ['ort', 'ort_pipeline'])
+    for report in reports:
+        assert 'error' not in report, report
+        assert (tmp_path / report['file']).read_bytes()[4:8] == b'ORTM'
+    x = golden.load('generator_inference')['in/x']
+    results = [onnxruntime.InferenceSession(path).run(None, {'input': x})[0]
+               for path in (tmp_path / 'migan.ort', exported[0] / 'migan.onnx')]
+    assert golden.relative_error(*results) < 1e-5
+    assert sorted(os.listdir(tmp_path)) == [
+        'migan.ort', 'migan_pipeline.ort', 'report.json']
+
+
 def test_options_of_the_graphs(tmp_path, checkpoint):
     reports = exporting.run(checkpoint, tmp_path, ['onnx', 'onnx_pipeline'],
                             exporting.Options(dynamic_size=True, upstream_crop=True))
@@ -316,7 +330,7 @@ def test_failing_formats_leave_the_others_and_no_rest(
 
 
 @pytest.mark.parametrize('change, expected', [
-    (dict(formats=['pt', 'coreml']), 'coreml; expected some of pt, torchscript'),
+    (dict(formats=['pt', 'caffe']), 'caffe; expected some of pt, torchscript'),
     (dict(formats=[]), 'none given'),
     (dict(images='photos'), 'go together'),
 ])
