@@ -118,30 +118,7 @@ def size_of(path):
     return path.stat().st_size
 
 
-def export_int8(model, path, pictures):
-    """Writes the quantised graph and measures what it costs.
-
-    Args:
-      model, path: see `export_one`.
-      pictures: to calibrate with, and to measure on.
-
-    Returns:
-      dict for the report; no tolerance applies, quantisation is a compromise.
-    """
-    with tempfile.TemporaryDirectory(prefix='.to_torch.', dir=path.parent) as folder:
-        temporary = pathlib.Path(folder) / path.name
-        onnx_formats.write_int8(model, temporary, pictures)
-        report = {'format': 'int8', 'file': path.name,
-                  'bytes': temporary.stat().st_size,
-                  'calibration': comparison.differences(
-                      model.generate, onnx_formats.run_onnx(temporary, model.config),
-                      pictures, model.config.model.resolution),
-                  'operators': counts(onnx_formats.count_onnx(temporary))}
-        os.replace(temporary, path)
-    return report
-
-
-def check_comodgan_has(formats, options, calibration):
+def check_comodgan_has(formats, options):
     """Raises ExportFailed if more is asked for than a Co-Mod-GAN has."""
     missing = [name for name in formats if name not in COMODGAN_FORMATS]
     if missing:
@@ -149,16 +126,13 @@ def check_comodgan_has(formats, options, calibration):
             'the checkpoint holds a Co-Mod-GAN, which can not be exported as '
             f'{", ".join(missing)}: pass --formats={",".join(COMODGAN_FORMATS)} or '
             'some of them.')
-    if calibration:
-        raise ExportFailed('the checkpoint holds a Co-Mod-GAN, of which no int8 graph '
-                           'can be made: leave out --int8.')
     if options.dynamic_size:
         raise ExportFailed('the checkpoint holds a Co-Mod-GAN, whose dense layers tie '
                            'it to one size: leave out --dynamic_size.')
 
 
 def run(checkpoint, out, formats=None, options=Options(), images=None, masks=None,
-        calibration=None, say=lambda text: None, done=lambda report: None):
+        say=lambda text: None, done=lambda report: None):
     """Exports a checkpoint.
 
     Args:
@@ -168,7 +142,6 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
         can hold the model, and with ['all'] those of both.
       options: `models.Options`.
       images, masks: paths of pictures to compare on, or None.
-      calibration: (images, masks) to write an int8 graph with, or None.
       say: called with what it is about to do.
       done: called with each report.
 
@@ -190,26 +163,22 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
         raise ExportFailed('--images and --masks go together: pass both or neither.')
     out = make_out(out)
     pictures = comparison.read_pictures(images, masks) if images else []
-    calibration_pictures = (
-        comparison.read_pictures(*calibration) if calibration else [])
     model = load(checkpoint)
     files = formats_of(model.config)
     named = formats is not None and not everything
     if not named:
         formats = [name for name in files if everything or name not in MORE_FORMATS]
     if build.is_comodgan(model.config):
-        check_comodgan_has(formats, options, calibration)
+        check_comodgan_has(formats, options)
     model = model._replace(largest=functools.cache(lambda: clamps.measure(
-        model.config, model.variables, [*pictures, *calibration_pictures])))
+        model.config, model.variables, pictures)))
     reports = []
-    for name in [*dict.fromkeys(formats), *(['int8'] if calibration else [])]:
-        file = onnx_formats.INT8 if name == 'int8' else files[name].file
+    for name in dict.fromkeys(formats):
+        file = files[name].file
         report = {'format': name, 'file': file}
         say(f'writing {file} and comparing it with JAX')
         try:
-            if name == 'int8':
-                report = export_int8(model, out / file, calibration_pictures)
-            elif not named and (lacks := files[name].lacks(model, options)):
+            if not named and (lacks := files[name].lacks(model, options)):
                 report['skipped'] = lacks
             else:
                 report = export_one(name, model, out / file, options, pictures)
@@ -245,7 +214,6 @@ def describe(report):
     lines = [f'{report["file"]}: {report["bytes"] / 1e6:.2f} MB']
     for key, words in (('random', 'JAX, random pictures'),
                        ('pictures', 'JAX, --images'),
-                       ('calibration', 'float32, calibration images'),
                        ('dropped_noise_at_4x4', 'the model with noise at 4 x 4')):
         if key in report:
             values = report[key]

@@ -18,7 +18,8 @@ from migan_jax.export import ncnn_files
 @pytest.mark.parametrize('half', [False, True])
 def test_equals_jax(tmp_path, half):
     config = tiny.tiny_config(1)
-    model = models.from_deployed(config, benchmark_exports.random_variables(config), '7')
+    variables = benchmark_exports.random_variables(config)
+    model = models.from_deployed(config, variables, '7')
     path = tmp_path / 'migan_ncnn'
     report = exporting.export_one('ncnn', model, path, models.Options(half=half), [])
     assert sorted(file.name for file in path.iterdir()) == [
