@@ -60,8 +60,12 @@ def write_ncnn(config, variables, path, *, half, largest):
             (path / name).write_bytes(written.read_bytes())
 
 
-def load_generator(path):
+def load_generator(path, threads=None):
     """A folder of `write_ncnn` as a function, run by ncnn on the CPU.
+
+    Args:
+      path: of the folder.
+      threads: of ncnn; its default if None.
 
     Returns:
       f32[N, R, R, 4] -> f32[N, R, R, 3], one image at a time.
@@ -70,6 +74,8 @@ def load_generator(path):
       ValueError: not such a folder.
     """
     net = ncnn.Net()
+    if threads is not None:
+        net.opt.num_threads = threads
     # What its CPU path would otherwise round to.
     net.opt.use_fp16_storage = net.opt.use_fp16_packed = False
     net.opt.use_fp16_arithmetic = net.opt.use_bf16_storage = False
