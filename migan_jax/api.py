@@ -251,7 +251,7 @@ class Model:
         options = models.Options(half, drop_noise_at_4x4, dynamic_size,
                                  upstream_crop, keep_clamps, tolerance)
         if build.is_comodgan(self.config):
-            exporting.check_comodgan_has([format], options, None)
+            exporting.check_comodgan_has([format], options)
         # float32 whatever the model was trained in.
         model = models.from_deployed(
             self.config, self.variables,

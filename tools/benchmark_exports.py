@@ -12,6 +12,8 @@ so that whatever else the machine does hits all alike:
   graph with --keep_clamps;
 * pipeline: u8 in, u8 out, on square pictures of the model's resolution, 1080p and
   12 megapixels with a hole of a fifth of each side;
+* openvino_plain and openvino_core: the first two graphs; litert, executorch, ncnn: the
+  files of these formats; each where its package is installed;
 * torchscript: migan_traced.pt; jax: the deployed generator, compiled for this machine
   (all its cores).
 
@@ -19,8 +21,12 @@ Prints medians and ratios of medians, and file sizes; the last line is JSON.
 """
 
 import functools
+import importlib.util
+import io
 import json
+import pathlib
 import statistics
+import tempfile
 import time
 
 from absl import flags
@@ -35,7 +41,7 @@ from migan_jax import cli
 from migan_jax.export import clamps
 from migan_jax.export import onnx_core
 from migan_jax.export import onnx_pipeline
-from migan_jax.export import onnx_quantize
+from migan_jax.export import onnx_half
 from migan_jax.export import topology
 from migan_jax.export import torch_module
 from migan_jax.model import build
@@ -202,6 +208,70 @@ def jax_job(config, variables, x):
     return lambda: jax.block_until_ready(paint(variables, x))
 
 
+def other_runtimes(config, variables, largest, x, plain, core, threads):
+    """Jobs of the runtimes that are installed; the others are left out.
+
+    Args:
+      config, variables: of the deployed generator.
+      largest: of `clamps.measure`.
+      x: f32[1, 4, R, R].
+      plain, core: onnx.ModelProto.
+      threads: of each.
+
+    Returns:
+      {name: function that paints x}.
+    """
+    jobs = {}
+    nhwc = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder)
+        if importlib.util.find_spec('openvino'):
+            for name, model in (('openvino_plain', plain), ('openvino_core', core)):
+                jobs[name] = _openvino_job(model, x, threads)
+        if importlib.util.find_spec('ai_edge_litert'):
+            from ai_edge_litert import interpreter
+
+            from migan_jax.export import tflite
+
+            content = tflite.build_tflite(config, variables)
+            runner = interpreter.Interpreter(
+                model_content=content, num_threads=threads)
+            runner.allocate_tensors()
+            taken = runner.get_input_details()[0]['index']
+
+            def litert():
+                runner.set_tensor(taken, nhwc)
+                runner.invoke()
+            jobs['litert'] = litert
+        if importlib.util.find_spec('executorch'):
+            from migan_jax.export import executorch
+
+            file = path / 'migan.pte'
+            file.write_bytes(executorch.build_executorch(config, variables, largest))
+            jobs['executorch'] = functools.partial(
+                executorch.load_generator(file), nhwc)
+        if importlib.util.find_spec('pnnx') and importlib.util.find_spec('ncnn'):
+            from migan_jax.export import ncnn_files
+
+            ncnn_files.write_ncnn(
+                config, variables, path / 'ncnn', half=False, largest=largest)
+            jobs['ncnn'] = functools.partial(
+                ncnn_files.load_generator(path / 'ncnn', threads), nhwc)
+    return jobs
+
+
+def _openvino_job(model, x, threads):
+    import openvino
+
+    core = openvino.Core()
+    core.set_property('CPU', {'INFERENCE_NUM_THREADS': threads,
+                              'INFERENCE_PRECISION_HINT': 'f32'})
+    compiled = core.compile_model(
+        core.read_model(io.BytesIO(model.SerializeToString())), 'CPU')
+    request = compiled.create_infer_request()
+    return lambda: request.infer({0: x})
+
+
 def largest_difference(runners, feed):
     """Of the outputs of two sessions, over the largest value."""
     first, second = (runner.run(None, feed)[0] for runner in runners)
@@ -231,9 +301,10 @@ def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
     variables = random_variables(config)
     largest = clamps.measure(config, variables)
     core_model = onnx_core.build_core(config, variables, largest=largest)
-    plain, plain_mb = session(_PlainBuilder(variables, resolution).model(), threads)
+    plain_model = _PlainBuilder(variables, resolution).model()
+    plain, plain_mb = session(plain_model, threads)
     core, core_mb = session(core_model, threads)
-    half, half_mb = session(onnx_quantize.to_half(core_model), threads)
+    half, half_mb = session(onnx_half.to_half(core_model), threads)
     clamped, _ = session(onnx_core.build_core(config, variables), threads)
     pipeline, pipeline_mb = session(
         onnx_pipeline.build_pipeline(config, variables, largest=largest), threads)
@@ -249,6 +320,8 @@ def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
         ('plain', plain), ('core', core), ('half', half), ('clamped', clamped))}
     jobs['torchscript'] = torchscript_job(config, variables, x['input'], threads)
     jobs['jax'] = jax_job(config, variables, x['input'])
+    jobs |= other_runtimes(config, variables, largest, x['input'], plain_model,
+                           core_model, threads)
     for name, size in sizes.items():
         jobs[f'pipeline_{name}'] = functools.partial(
             pipeline.run, None, picture_feed(*size))

@@ -1,4 +1,4 @@
-"""Exports a checkpoint for PyTorch, ONNX and LiteRT, and checks every file.
+"""Exports a checkpoint for other runtimes, phones' too, and checks every file.
 
     python tools/to_torch.py --checkpoint=workdir --out=export --formats=pt,onnx
 
@@ -7,6 +7,17 @@
     onnx           migan.onnx            the same as a graph, `input` -> `output`
     onnx_pipeline  migan_pipeline.onnx   u8 pictures of any size, `image` and `mask`
     tflite         migan.tflite          LiteRT, f32[1, R, R, 4] -> f32[1, R, R, 3]
+
+These are written without --formats. Each of the others needs an extra, see setup.cfg:
+
+    coreml         migan.mlpackage       Core ML, f32[1, 4, R, R] -> f32[1, 3, R, R]
+    coreml_image   migan_image.mlpackage pictures, `image` and `mask` -> `painted`
+    executorch     migan.pte             ExecuTorch with XNNPACK, as Core ML's first
+    ncnn           migan_ncnn/           ncnn, f32[4, R, R] -> f32[3, R, R]
+    ort            migan.ort             migan.onnx in ONNX Runtime's own format
+    ort_pipeline   migan_pipeline.ort    migan_pipeline.onnx likewise
+
+--formats=all writes everything that is installed.
 
 The checkpoint is a training workdir (its best, else its latest; the average) or what
 tools/from_torch.py wrote. The network's input is [mask - 0.5, image * mask], mask
@@ -20,9 +31,7 @@ In the ONNX files a clamp of the network, at +-256, is left out where no activat
 reached a quarter of it, on random and extreme pictures and on --images, or where none
 can; --keep_clamps keeps the former.
 
---half stores weights as float16, input and output stay float32. --int8 adds
-migan_int8.onnx, quantised with the activations that --calibration_images and
---calibration_masks (white = known) cause.
+--half stores weights as float16, input and output stay float32.
 
 Each file is run again and compared with JAX on random pictures and on --images with
 --masks. A file outside the tolerance is not kept. What was measured is printed and
@@ -40,7 +49,6 @@ from migan_jax import cli
 with cli.needs('export'):
     from migan_jax.export import exporting
     from migan_jax.export import models
-    from migan_jax.export import onnx_formats
 
 
 def define_flags():
@@ -50,13 +58,11 @@ def define_flags():
         'by tools/from_torch.py.', required=True)
     flags.DEFINE_string('out', None, 'Folder for the files.', required=True)
     flags.DEFINE_list(
-        'formats', None, f'Some of {", ".join(exporting.FORMATS)}; of a Co-Mod-GAN '
-        f'{", ".join(exporting.COMODGAN_FORMATS)}. Default: all that can hold the '
-        'model.')
+        'formats', None, f'Some of {", ".join(exporting.FORMATS)}, '
+        f'{", ".join(exporting.MORE_FORMATS)}; or all; of a Co-Mod-GAN '
+        f'{", ".join(exporting.COMODGAN_FORMATS)}. Default: the '
+        f'first {len(exporting.FORMATS)}, where they can hold the model.')
     flags.DEFINE_bool('half', False, 'Store weights as float16.')
-    flags.DEFINE_bool('int8', False, f'Write {onnx_formats.INT8} too.')
-    flags.DEFINE_string('calibration_images', None, 'Image or folder, for --int8.')
-    flags.DEFINE_string('calibration_masks', None, 'Mask or folder; white = known.')
     flags.DEFINE_string('images', None, 'Image or folder to compare on.')
     flags.DEFINE_string('masks', None, 'Mask or folder; white = known, black = hole.')
     flags.DEFINE_bool('drop_noise_at_4x4', False,
@@ -82,11 +88,6 @@ def main(argv):
     options = models.Options(
         args.half, args.drop_noise_at_4x4, args.dynamic_size, args.upstream_crop,
         args.keep_clamps, args.tolerance)
-    calibration = (args.calibration_images, args.calibration_masks)
-    if args.int8 != all(calibration) or any(calibration) != all(calibration):
-        raise models.ExportFailed(
-            '--int8, --calibration_images and --calibration_masks go together: '
-            'pass all or none.')
     with cli.Status() as status:
         def done(report):
             status.show('')
@@ -95,7 +96,7 @@ def main(argv):
 
         reports = exporting.run(
             args.checkpoint, args.out, args.formats, options, args.images, args.masks,
-            calibration if args.int8 else None, say=status.show, done=done)
+            say=status.show, done=done)
     if args.json:
         print(json.dumps(reports))
     return int(any('error' in report for report in reports))

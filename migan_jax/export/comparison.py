@@ -129,13 +129,14 @@ def decibels(a, b):
     return 10 * math.log10(255**2 / mean) if mean else None
 
 
-def differences(reference, generate, pictures, resolution):
+def differences(reference, generate, pictures, resolution, options=None):
     """Compares two generators.
 
     Args:
       reference, generate: f32[N, R, R, 4] -> f32[N, R, R, 3].
       pictures: list of `Picture`.
       resolution: R.
+      options: not read.
 
     Returns:
       dict: largest and mean difference of the outputs, PSNR between the composites as
@@ -160,14 +161,45 @@ def differences(reference, generate, pictures, resolution):
             'composite_psnr_db': decibels(*composites)}
 
 
-def pipeline_differences(reference, inpaint_picture, pictures, resolution, stretch):
+def any_size_pictures(resolution):
+    """Random pictures, R x R and others."""
+    return [*random_pictures(resolution), *odd_pictures(resolution)]
+
+
+def composite_differences(reference, paint, pictures, resolution, options=None):
+    """`differences` of a file that takes R x R pictures and gives whole ones.
+
+    Args:
+      reference: as for `differences`.
+      paint: u8[R, R, 3], u8[R, R] (255 = known) -> f32[R, R, 3], levels.
+      pictures, resolution, options: as for `differences`.
+
+    Returns:
+      dict as of `differences`, of the clipped composites, in levels / 127.5.
+    """
+    errors, expected, actual = [], [], []
+    for picture in pictures:
+        image, mask = squash(picture, resolution)
+        y, = reference(model_io.model_input(image, mask)[None])
+        wanted = 127.5 * (model_io.composite(y, image, mask).clip(-1, 1) + 1)
+        levels = paint(np.round(127.5 * (image + 1)).astype(np.uint8),
+                       (255 * mask[..., 0]).astype(np.uint8))
+        errors.append(np.abs(levels - wanted) / 127.5)
+        for value, results in ((wanted, expected), (levels, actual)):
+            results.append(np.round(value).astype(np.uint8))
+    return {'max': float(max(e.max() for e in errors)),
+            'mean': float(np.mean([e.mean() for e in errors])),
+            'composite_psnr_db': decibels(expected, actual)}
+
+
+def pipeline_differences(reference, inpaint_picture, pictures, resolution, options):
     """`differences` between `inpaint.inpaint_pipeline` and a file that does the same.
 
     Args:
       reference: as for `differences`.
       inpaint_picture: u8[H, W, 3], u8[H, W] (255 = known) -> u8[H, W, 3].
       pictures, resolution: as for `differences`.
-      stretch: as for `inpaint.inpaint_pipeline`.
+      options: `upstream_crop` says whether the file stretches crops.
 
     Returns:
       dict as of `differences`, of finished pictures, in levels / 127.5.
@@ -176,7 +208,7 @@ def pipeline_differences(reference, inpaint_picture, pictures, resolution, stret
     for image, known in pictures:
         mask = np.where(known, 255, 0).astype(np.uint8)
         expected.append(inpaint.inpaint_pipeline(
-            reference, image, mask, resolution, stretch=stretch))
+            reference, image, mask, resolution, stretch=options.upstream_crop))
         actual.append(inpaint_picture(image, mask))
     errors = [np.abs(a.astype(int) - e) / 127.5 for a, e in zip(actual, expected)]
     return {'max': float(max(e.max() for e in errors)),

@@ -32,6 +32,16 @@ FORMATS = {
     'tflite': phone_formats.TFLITE,
 }
 
+# Written when asked for: each needs an extra of its own.
+MORE_FORMATS = {
+    'coreml': phone_formats.COREML,
+    'coreml_image': phone_formats.COREML_IMAGE,
+    'executorch': phone_formats.EXECUTORCH,
+    'ncnn': phone_formats.NCNN,
+    'ort': onnx_formats.ORT,
+    'ort_pipeline': onnx_formats.ORT_PIPELINE,
+}
+
 COMODGAN_FORMATS = {
     'pt': torch_formats.COMODGAN_PT,
     'torchscript': torch_formats.COMODGAN_TORCHSCRIPT,
@@ -41,7 +51,9 @@ COMODGAN_FORMATS = {
 
 def formats_of(config):
     """{name: `Format`} that a model has."""
-    return COMODGAN_FORMATS if build.is_comodgan(config) else FORMATS
+    if build.is_comodgan(config):
+        return COMODGAN_FORMATS
+    return FORMATS | MORE_FORMATS
 
 
 def counts(counter):
@@ -75,20 +87,14 @@ def export_one(name, model, path, options, pictures):
         temporary = pathlib.Path(folder) / path.name
         notes |= chosen.write(model, temporary, options) or {}
         generate = chosen.run(temporary, model.config)
-        samples = comparison.random_pictures(resolution)
-        if chosen.pipeline:
-            # Both round down to whole levels: one apart is equal.
+        if chosen.levels:
             limit = max(math.ceil(limit * 127.5), 1) / 127.5
-            compare = lambda pictures: comparison.pipeline_differences(
-                model.generate, generate, pictures, resolution, options.upstream_crop)
-            samples += comparison.odd_pictures(resolution)
-        else:
-            compare = lambda pictures: comparison.differences(
-                model.generate, generate, pictures, resolution)
-        report = {'format': name, 'file': path.name, 'bytes': temporary.stat().st_size,
-                  'random': compare(samples)}
-        if pictures:
-            report['pictures'] = compare(pictures)
+        report = {'format': name, 'file': path.name, 'bytes': size_of(temporary)}
+        for key, samples in (('random', chosen.samples(resolution)),
+                             ('pictures', pictures)):
+            if samples:
+                report[key] = chosen.compare(
+                    model.generate, generate, samples, resolution, options)
         report |= notes | {'tolerance': limit,
                            'operators': counts(chosen.count(temporary))}
         worst = max(report[key]['max'] for key in ('random', 'pictures')
@@ -98,34 +104,21 @@ def export_one(name, model, path, options, pictures):
             raise ExportFailed(
                 f'differs from JAX by up to {worst:.3g}, more than {limit:.3g}: not '
                 'written. --tolerance allows more.')
+        # A folder can't be replaced by another that is not empty.
+        if path.is_dir():
+            os.rename(path, pathlib.Path(folder) / 'earlier')
         os.replace(temporary, path)
     return report
 
 
-def export_int8(model, path, pictures):
-    """Writes the quantised graph and measures what it costs.
-
-    Args:
-      model, path: see `export_one`.
-      pictures: to calibrate with, and to measure on.
-
-    Returns:
-      dict for the report; no tolerance applies, quantisation is a compromise.
-    """
-    with tempfile.TemporaryDirectory(prefix='.to_torch.', dir=path.parent) as folder:
-        temporary = pathlib.Path(folder) / path.name
-        onnx_formats.write_int8(model, temporary, pictures)
-        report = {'format': 'int8', 'file': path.name,
-                  'bytes': temporary.stat().st_size,
-                  'calibration': comparison.differences(
-                      model.generate, onnx_formats.run_onnx(temporary, model.config),
-                      pictures, model.config.model.resolution),
-                  'operators': counts(onnx_formats.count_onnx(temporary))}
-        os.replace(temporary, path)
-    return report
+def size_of(path):
+    """Bytes of a file, or of all files in a folder."""
+    if path.is_dir():
+        return sum(p.stat().st_size for p in path.rglob('*') if p.is_file())
+    return path.stat().st_size
 
 
-def check_comodgan_has(formats, options, calibration):
+def check_comodgan_has(formats, options):
     """Raises ExportFailed if more is asked for than a Co-Mod-GAN has."""
     missing = [name for name in formats if name not in COMODGAN_FORMATS]
     if missing:
@@ -133,25 +126,22 @@ def check_comodgan_has(formats, options, calibration):
             'the checkpoint holds a Co-Mod-GAN, which can not be exported as '
             f'{", ".join(missing)}: pass --formats={",".join(COMODGAN_FORMATS)} or '
             'some of them.')
-    if calibration:
-        raise ExportFailed('the checkpoint holds a Co-Mod-GAN, of which no int8 graph '
-                           'can be made: leave out --int8.')
     if options.dynamic_size:
         raise ExportFailed('the checkpoint holds a Co-Mod-GAN, whose dense layers tie '
                            'it to one size: leave out --dynamic_size.')
 
 
 def run(checkpoint, out, formats=None, options=Options(), images=None, masks=None,
-        calibration=None, say=lambda text: None, done=lambda report: None):
+        say=lambda text: None, done=lambda report: None):
     """Exports a checkpoint.
 
     Args:
       checkpoint: directory.
       out: directory for the files, made if missing.
-      formats: keys of `FORMATS`; by default all that can hold the model.
+      formats: keys of `FORMATS` and `MORE_FORMATS`; by default all of `FORMATS` that
+        can hold the model, and with ['all'] those of both.
       options: `models.Options`.
       images, masks: paths of pictures to compare on, or None.
-      calibration: (images, masks) to write an int8 graph with, or None.
       say: called with what it is about to do.
       done: called with each report.
 
@@ -163,31 +153,32 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
       ValueError: unusable input; nothing was written.
       OSError: `out` can't be written.
     """
-    unknown = [name for name in formats or () if name not in FORMATS]
+    known = FORMATS | MORE_FORMATS
+    everything = formats == ['all']
+    unknown = [] if everything else [n for n in formats or () if n not in known]
     if unknown or formats is not None and not formats:
         raise ExportFailed(f'--formats: {", ".join(unknown) or "none given"}; expected '
-                           f'some of {", ".join(FORMATS)}.')
+                           f'some of {", ".join(known)}, or all.')
     if (images is None) != (masks is None):
         raise ExportFailed('--images and --masks go together: pass both or neither.')
     out = make_out(out)
     pictures = comparison.read_pictures(images, masks) if images else []
-    calibration_pictures = (
-        comparison.read_pictures(*calibration) if calibration else [])
     model = load(checkpoint)
     files = formats_of(model.config)
+    named = formats is not None and not everything
+    if not named:
+        formats = [name for name in files if everything or name not in MORE_FORMATS]
     if build.is_comodgan(model.config):
-        check_comodgan_has(formats or files, options, calibration)
+        check_comodgan_has(formats, options)
     model = model._replace(largest=functools.cache(lambda: clamps.measure(
-        model.config, model.variables, [*pictures, *calibration_pictures])))
+        model.config, model.variables, pictures)))
     reports = []
-    for name in [*dict.fromkeys(formats or files), *(['int8'] if calibration else [])]:
-        file = onnx_formats.INT8 if name == 'int8' else files[name].file
+    for name in dict.fromkeys(formats):
+        file = files[name].file
         report = {'format': name, 'file': file}
         say(f'writing {file} and comparing it with JAX')
         try:
-            if name == 'int8':
-                report = export_int8(model, out / file, calibration_pictures)
-            elif formats is None and (lacks := files[name].lacks(model, options)):
+            if not named and (lacks := files[name].lacks(model, options)):
                 report['skipped'] = lacks
             else:
                 report = export_one(name, model, out / file, options, pictures)
@@ -223,7 +214,6 @@ def describe(report):
     lines = [f'{report["file"]}: {report["bytes"] / 1e6:.2f} MB']
     for key, words in (('random', 'JAX, random pictures'),
                        ('pictures', 'JAX, --images'),
-                       ('calibration', 'float32, calibration images'),
                        ('dropped_noise_at_4x4', 'the model with noise at 4 x 4')):
         if key in report:
             values = report[key]

@@ -62,7 +62,11 @@ class Format(NamedTuple):
       run: (path, config) -> f32[N, R, R, 4] -> f32[N, R, R, 3]; of a pipeline
         u8[H, W, 3], u8[H, W] -> u8[H, W, 3].
       count: path -> {operator: how often}.
-      pipeline: whether it takes u8 pictures of any size.
+      compare: (reference, generate, pictures, resolution, options) -> what
+        `comparison.differences` returns.
+      samples: R -> pictures to compare on.
+      levels: whether the result is rounded to whole levels, so that one apart is
+        equal.
       lacks: (model, options) -> why it can't hold the model, a sentence, or None.
       reference: (model, options) -> the `Model` that the file is compared with, and a
         dict for the report; the model itself by default.
@@ -71,7 +75,9 @@ class Format(NamedTuple):
     write: Callable
     run: Callable
     count: Callable = lambda path: {}
-    pipeline: bool = False
+    compare: Callable = comparison.differences
+    samples: Callable = comparison.random_pictures
+    levels: bool = False
     lacks: Callable = lambda model, options: None
     reference: Callable = lambda model, options: (model, {})
 

@@ -1,8 +1,6 @@
-"""ONNX files: the core graph, the pipeline, and the quantised core."""
+"""ONNX files: the core graph and the pipeline, and both for ONNX Runtime Mobile."""
 
 import collections
-import pathlib
-import tempfile
 
 import numpy as np
 import onnx
@@ -12,12 +10,8 @@ from migan_jax.export import comodgan_onnx
 from migan_jax.export import comparison
 from migan_jax.export import onnx_core
 from migan_jax.export import onnx_pipeline
-from migan_jax.export import onnx_quantize
+from migan_jax.export import onnx_half
 from migan_jax.export.models import Format
-from migan_jax.export.models import Options
-
-INT8 = 'migan_int8.onnx'
-
 
 def clamps_of(model, options):
     """Which clamps an ONNX graph gets.
@@ -65,7 +59,7 @@ def write_onnx_pipeline(model, path, options):
 
 def save_onnx(proto, path, options):
     if options.half:
-        proto = onnx_quantize.to_half(proto)
+        proto = onnx_half.to_half(proto)
     path.write_bytes(proto.SerializeToString())
 
 
@@ -103,21 +97,32 @@ def count_onnx(path):
 
 ONNX = Format('migan.onnx', write_onnx, run_onnx, count_onnx)
 PIPELINE = Format('migan_pipeline.onnx', write_onnx_pipeline, run_onnx_pipeline,
-                  count_onnx, pipeline=True)
-COMODGAN_ONNX = Format('comodgan.onnx', write_onnx, run_onnx, count_onnx)
+                  count_onnx, compare=comparison.pipeline_differences,
+                  samples=comparison.any_size_pictures, levels=True)
+def as_ort(write):
+    """`Format.write` of the ORT format, from that of the ONNX file.
 
-
-def write_int8(model, path, pictures):
-    """Writes the quantised core graph.
-
-    Args:
-      model, path: see `Format`.
-      pictures: to calibrate with.
+    The graph is optimised as far as every machine shares, so that builds of
+    onnxruntime without its optimisers can load it.
     """
-    x = comparison.model_inputs(pictures, model.config.model.resolution)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        source = pathlib.Path(folder) / ONNX.file
-        write_onnx(model, source, Options())
-        onnx_quantize.to_int8(
-            str(source), str(path),
-            [np.ascontiguousarray(s.transpose(2, 0, 1)[None]) for s in x])
+    def write_ort(model, path, options):
+        source = path.with_suffix('.onnx')
+        notes = write(model, source, options)
+        session = onnxruntime.SessionOptions()
+        session.optimized_model_filepath = str(path)
+        session.add_session_config_entry('session.save_model_format', 'ORT')
+        # Blocks of channels are as wide as this processor's vectors.
+        onnxruntime.InferenceSession(
+            str(source), session, providers=['CPUExecutionProvider'],
+            disabled_optimizers=['NchwcTransformer'])
+        source.unlink()
+        return notes
+    return write_ort
+
+
+ORT = Format('migan.ort', as_ort(write_onnx), run_onnx)
+ORT_PIPELINE = Format(
+    'migan_pipeline.ort', as_ort(write_onnx_pipeline), run_onnx_pipeline,
+    compare=comparison.pipeline_differences, samples=comparison.any_size_pictures,
+    levels=True)
+COMODGAN_ONNX = Format('comodgan.onnx', write_onnx, run_onnx, count_onnx)

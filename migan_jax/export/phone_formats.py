@@ -1,7 +1,9 @@
 """Files for the runtimes of phones, whose libraries take seconds to import."""
 
+import importlib.util
 import json
 
+from migan_jax.export import comparison
 from migan_jax.export.models import Format
 from migan_jax.export.models import lacks_plain_convolutions
 
@@ -30,3 +32,120 @@ def count_tflite(path):
 
 TFLITE = Format('migan.tflite', write_tflite, run_tflite, count_tflite,
                 lacks=lacks_plain_convolutions)
+
+
+def write_coreml(model, path, options):
+    from migan_jax.export import coreml
+
+    coreml.write_core(
+        model.config, model.variables, path, half=options.half,
+        largest=None if options.keep_clamps else model.largest(),
+        metadata=model.metadata)
+
+
+def write_coreml_image(model, path, options):
+    from migan_jax.export import coreml
+
+    coreml.write_image(
+        model.config, model.variables, path, half=options.half,
+        largest=None if options.keep_clamps else model.largest(),
+        metadata=model.metadata | {
+            'input': 'image RGB, mask greyscale; output painted RGB, composited',
+            'mask_polarity': '255 = known, any smaller value = hole',
+            'channel_order': 'red, green, blue', 'value_range': '0 to 255'})
+
+
+def run_coreml(path, config):
+    del config
+    from migan_jax.export import coreml
+
+    return coreml.load_generator(path)
+
+
+def run_coreml_image(path, config):
+    """u8[R, R, 3], u8[R, R] (255 = known) -> f32[R, R, 3], levels."""
+    del config
+    from migan_jax.export import coreml
+
+    return coreml.load_painter(path)
+
+
+def count_coreml(path):
+    from migan_jax.export import coreml
+
+    return coreml.operators(path)
+
+
+def needs(package, extra):
+    """`Format.lacks` of a format that needs a package, which an extra brings."""
+    def lacks(model, options):
+        if importlib.util.find_spec(package) is None:
+            return (f'it needs {package}, which is not installed: pip install -e '
+                    f"'.[{extra}]'.")
+        return lacks_plain_convolutions(model)
+    return lacks
+
+
+COREML = Format('migan.mlpackage', write_coreml, run_coreml, count_coreml,
+                lacks=needs('coremltools', 'coreml'))
+COREML_IMAGE = Format('migan_image.mlpackage', write_coreml_image, run_coreml_image,
+                      count_coreml, compare=comparison.composite_differences,
+                      lacks=needs('coremltools', 'coreml'))
+
+
+def write_executorch(model, path, options):
+    from migan_jax.export import executorch
+
+    path.write_bytes(executorch.build_executorch(
+        model.config, model.variables,
+        None if options.keep_clamps else model.largest()))
+
+
+def run_executorch(path, config):
+    del config
+    from migan_jax.export import executorch
+
+    return executorch.load_generator(path)
+
+
+def count_executorch(path):
+    from migan_jax.export import executorch
+
+    return executorch.operators(path)
+
+
+def lacks_of_executorch(model, options):
+    """`Format.lacks` of a format that is float32 only."""
+    if options.half:
+        return ('its CPU program computes in float32 and keeps its weights so: leave '
+                'out --half for it.')
+    return needs('executorch', 'executorch')(model, options)
+
+
+EXECUTORCH = Format('migan.pte', write_executorch, run_executorch, count_executorch,
+                    lacks=lacks_of_executorch)
+
+
+def write_ncnn(model, path, options):
+    from migan_jax.export import ncnn_files
+
+    ncnn_files.write_ncnn(
+        model.config, model.variables, path, half=options.half,
+        largest=None if options.keep_clamps else model.largest())
+
+
+def run_ncnn(path, config):
+    del config
+    from migan_jax.export import ncnn_files
+
+    return ncnn_files.load_generator(path)
+
+
+def count_ncnn(path):
+    from migan_jax.export import ncnn_files
+
+    return ncnn_files.operators(path)
+
+
+NCNN = Format('migan_ncnn', write_ncnn, run_ncnn, count_ncnn,
+              lacks=needs('pnnx', 'ncnn'))

@@ -9,7 +9,6 @@ import ml_collections
 import numpy as np
 import onnx
 import onnxruntime
-from PIL import Image
 import pytest
 import torch
 
@@ -19,7 +18,7 @@ from migan_jax.export import clamps
 from migan_jax.export import comodgan_onnx
 from migan_jax.export import comodgan_torch
 from migan_jax.export import exporting
-from migan_jax.export import onnx_quantize
+from migan_jax.export import onnx_half
 from migan_jax.export import torch_map
 from migan_jax.model import comodgan
 import golden
@@ -194,7 +193,7 @@ def test_half_weights():
     x, z = sample()
     expected = paint(variables, x, z)
     model = comodgan_onnx.build_comodgan(config, variables)
-    half = onnx_quantize.to_half(model)
+    half = onnx_half.to_half(model)
     assert half.ByteSize() < 0.65 * model.ByteSize()
     assert 1e-6 < golden.relative_error(run_onnx(half, x, z), expected) < 5e-3
     module = comodgan_torch.build_comodgan_module(config, variables).half()
@@ -281,13 +280,3 @@ def test_what_co_mod_gan_has_not_is_refused(tmp_path, checkpoint, options, messa
     with pytest.raises(exporting.ExportFailed, match=message):
         exporting.run(checkpoint, tmp_path, **options)
     assert not os.listdir(tmp_path)
-
-
-def test_int8_is_refused(tmp_path, checkpoint):
-    for kind in ('image', 'mask'):
-        image = np.zeros((32, 32, 3) if kind == 'image' else (32, 32), np.uint8)
-        Image.fromarray(image).save(tmp_path / f'{kind}.png')
-    pair = tmp_path / 'image.png', tmp_path / 'mask.png'
-    with pytest.raises(exporting.ExportFailed, match='leave out --int8'):
-        exporting.run(checkpoint, tmp_path / 'out', calibration=pair)
-    assert not os.listdir(tmp_path / 'out')

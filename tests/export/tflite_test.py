@@ -63,6 +63,21 @@ def test_equals_jax(tmp_path, model, paint):
     target, = interpreter.get_output_details()
     assert source['shape'].tolist() == [1, R, R, 4] and source['dtype'] == np.float32
     assert target['shape'].tolist() == [1, R, R, 3] and target['dtype'] == np.float32
+    assert interpreter.get_signature_list() == {
+        'serving_default': {'inputs': ['input'], 'outputs': ['output']}}
+
+
+@pytest.mark.parametrize('half', [False, True])
+def test_gpu_delegates_take_every_tensor(tmp_path, model, half):
+    """No more than four axes, of floats and what resizes need."""
+    path = save(tmp_path / 'migan.tflite', model, half=half)
+    interpreter = tf.lite.Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    tensors = interpreter.get_tensor_details()
+    assert len(tensors) > 40
+    for tensor in tensors:
+        assert len(tensor['shape']) <= 4, tensor
+        assert tensor['dtype'] in (np.float32, np.float16, np.int32), tensor
 
 
 def test_activations_are_clamped(tmp_path, model, paint):

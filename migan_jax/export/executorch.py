@@ -1,0 +1,94 @@
+"""The deployed generator for ExecuTorch, lowered to XNNPACK for CPUs.
+
+XNNPACK runs what it is handed as a whole: of `static_module` that is everything.
+"""
+
+import collections
+import os
+import warnings
+
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir._serialize._program import deserialize_pte_binary
+from executorch.exir import to_edge_transform_and_lower
+from executorch.runtime import Runtime
+import numpy as np
+import torch
+
+from migan_jax.export.static_module import StaticGenerator
+
+
+def lower(config, variables, largest=None):
+    """The module, exported and handed to XNNPACK.
+
+    Args:
+      As of `build_executorch`.
+
+    Returns:
+      `executorch.exir.EdgeProgramManager`.
+    """
+    module = StaticGenerator(config, variables, largest).eval()
+    side = config.model.resolution
+    with warnings.catch_warnings(), torch.no_grad():
+        # It advises those who write its own passes.
+        warnings.simplefilter('ignore')
+        program = torch.export.export(module, (torch.zeros(1, 4, side, side),))
+        return to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+
+
+def build_executorch(config, variables, largest=None):
+    """The generator as an ExecuTorch program.
+
+    One method `forward`, f32[1, 4, R, R] -> f32[1, 3, R, R]: [mask - 0.5,
+    image * mask], mask first, 1 = known and 0 = hole, image RGB in [-1, 1]; the output
+    is about [-1, 1], neither clipped nor composited. Noise is the stored planes.
+
+    Args:
+      config: ConfigDict; `config.model` is read.
+      variables: {'params', 'noise'} of the deployed generator.
+      largest: see `onnx_core.build_core`; None keeps all clamps.
+
+    Returns:
+      bytes of the file.
+
+    Raises:
+      ValueError: the model is the ablation with plain 3x3 convolutions, or a parameter
+        is not finite.
+    """
+    return bytes(lower(config, variables, largest).to_executorch().buffer)
+
+
+def load_generator(path):
+    """A program as a function, run by ExecuTorch's own runtime.
+
+    Returns:
+      f32[N, R, R, 4] -> f32[N, R, R, 3], one image at a time.
+    """
+    program = Runtime.get().load_program(os.fspath(path))
+    method = program.load_method('forward')
+
+    def generate(x):
+        images = []
+        for sample in x:
+            sample = np.ascontiguousarray(sample.transpose(2, 0, 1)[None])
+            y, = method.execute([torch.from_numpy(sample)])
+            # The next call writes into the same memory.
+            images.append(y.numpy().copy())
+        return np.concatenate(images).transpose(0, 2, 3, 1)
+    # The method uses the program's memory.
+    generate.program = program
+    return generate
+
+
+def operators(path):
+    """{operator: how often} that a program calls; XNNPACK's parts count as one each."""
+    with open(path, 'rb') as file:
+        plan, = deserialize_pte_binary(file.read()).program.execution_plan
+    names = [operator.name for operator in plan.operators]
+    parts = [delegate.id for delegate in plan.delegates]
+    calls = [instruction.instr_args for chain in plan.chains
+             for instruction in chain.instructions]
+    return collections.Counter(
+        names[call.op_index] if hasattr(call, 'op_index')
+        else parts[call.delegate_index]
+        for call in calls
+        if hasattr(call, 'op_index') or hasattr(call, 'delegate_index'))

@@ -1,0 +1,57 @@
+"""The ExecuTorch program, run by its own runtime, against JAX."""
+
+import numpy as np
+import pytest
+
+import benchmark_exports
+import golden
+import tiny
+from migan_jax.export import clamps
+from migan_jax.export import comparison
+from migan_jax.export import exporting
+from migan_jax.export import models
+
+pytest.importorskip('executorch', reason="executorch is not installed; "
+                    "pip install -e '.[executorch]' brings it")
+from migan_jax.export import executorch
+
+
+@pytest.fixture(scope='module')
+def model():
+    config = tiny.tiny_config(1)
+    return models.from_deployed(config, benchmark_exports.random_variables(config), '7')
+
+
+def test_equals_jax_and_leaves_nothing_to_other_kernels(tmp_path, model):
+    report = exporting.export_one(
+        'executorch', model, tmp_path / 'migan.pte', models.Options(), [])
+    assert report['random']['max'] < 1e-4
+    # One part for XNNPACK: anything beside it would be copied around.
+    assert report['operators'] == {'XnnpackBackend': 1}
+    generate = executorch.load_generator(tmp_path / 'migan.pte')
+    x = comparison.model_inputs(comparison.random_pictures(16, 3), 16)
+    assert golden.relative_error(generate(x), model.generate(x)) < 1e-5
+
+
+def test_clamps_are_kept_where_they_bind(tmp_path, model):
+    config, variables = model.config, dict(model.variables)
+    fromrgb = variables['params']['encoder']['b16']['fromrgb']
+    saved = fromrgb['bias']
+    fromrgb['bias'] = saved * np.float32(5000)
+    try:
+        largest = clamps.measure(config, variables)
+        assert largest['encoder.b16.fromrgb'] > 256
+        x = comparison.model_inputs(comparison.random_pictures(16), 16)
+        expected = models.jax_generator(config, variables)(x)
+        path = tmp_path / 'migan.pte'
+        path.write_bytes(executorch.build_executorch(config, variables, largest))
+        assert golden.relative_error(
+            executorch.load_generator(path)(x), expected) < 1e-5
+    finally:
+        fromrgb['bias'] = saved
+
+
+def test_half_is_refused(tmp_path, model):
+    with pytest.raises(exporting.ExportFailed, match='leave out --half'):
+        exporting.export_one('executorch', model, tmp_path / 'migan.pte',
+                             models.Options(half=True), [])
