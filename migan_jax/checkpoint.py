@@ -45,7 +45,9 @@ def load_config(directory):
 
     Raises:
       CheckpointError: there is none, or it is not readable.
+      storage.StorageError: the bucket that it should be in does not answer.
     """
+    storage.check_readable(directory)
     path = _config_path(directory)
     if not path.exists():
         raise CheckpointError(

@@ -329,9 +329,10 @@ def _parse_flags_only():
 
 def _check_inputs_only():
     """Makes training end where its first compilation would begin."""
+    from migan_jax import checkpoint as checkpoint_lib
+    from migan_jax.training import checks
     from migan_jax.training import inputs
     from migan_jax.training import loop
-    from migan_jax import checkpoint as checkpoint_lib
     import jax
     import numpy as np
     import tiny

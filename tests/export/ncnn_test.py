@@ -12,7 +12,7 @@ from migan_jax.export import models
 for package in ('ncnn', 'pnnx'):
     pytest.importorskip(package, reason=f"{package} is not installed; "
                         "pip install -e '.[ncnn]' brings it")
-from migan_jax.export import ncnn_files
+from migan_jax.export import ncnn_files  # noqa: E402, needs the packages
 
 
 @pytest.mark.parametrize('half', [False, True])

@@ -1,0 +1,64 @@
+"""Hosts that disagree are told what differs, and where, before anything is compiled."""
+
+import jax
+import pytest
+
+from migan_jax.training import agreement
+from processes import start_group
+import tiny
+
+
+def test_one_sentence_names_what_differs_and_where():
+    said = [('a', {'seed': '0', 'rate': '1'}), ('a', {'seed': '0', 'rate': '1'}),
+            ('b', {'seed': '1', 'rate': '1'}), ('c', {'rate': '1'})]
+    assert agreement.differences(said) == [
+        'seed is 0 on a (processes 0, 1) and 1 on b (process 2) and absent on c '
+        '(process 3)']
+    assert agreement.differences([said[0], said[0]]) == []
+
+
+def test_hundreds_of_hosts_fit_a_message():
+    said = [(f'host{i}', {'seed': str(int(i == 9))}) for i in range(200)]
+    line, = agreement.differences(said)
+    assert 'and 196 other hosts' not in line   # of 199
+    assert '196 other hosts' in line and '1 on host9 (process 9)' in line
+    assert len(line) < 200
+
+
+def test_facts_cover_config_versions_source_devices_and_images():
+    config = tiny.tiny_config(1)
+    facts = agreement.facts_of(config, 'runs/a', {'training': 7})
+    assert facts['config.optim.g_lr'] == 1e-3
+    assert facts['config.model.comodgan.z_dim'] == 8
+    assert facts['version of jax'] == jax.__version__
+    assert 'version of orbax-checkpoint' in facts
+    assert facts['local devices'] == jax.local_device_count()
+    assert facts['training images'] == 7 and facts['workdir'] == 'runs/a'
+    assert len(facts['source']) == 12
+    with config.unlocked():
+        config.seed = 1
+    again = agreement.facts_of(config, 'runs/a', {'training': 7})
+    assert agreement.differences([('a', {k: str(v) for k, v in each.items()})
+                                  for each in (facts, again)]) == [
+        'config.seed is 0 on a (process 0) and 1 on a (process 1)']
+
+
+def test_one_process_agrees_with_itself():
+    called = []
+    agreement.check(lambda: called.append(1) or {})
+    assert called and agreement.from_first(lambda: 5) == 5
+
+
+# Each was a run that trained on silently wrong, hung or died without a sentence.
+@pytest.mark.parametrize('flag, named', [
+    ('--config.optim.g_lr=0.002', r'config.optim.g_lr is 0.001 on .* and 0.002 on '),
+    ('--config.checkpoint.every_kimg=0.016', 'config.checkpoint.every_kimg is '),
+    ('--config.model.ch_max=16', 'config.model.ch_max is 8 on '),
+    ('--workdir=elsewhere', 'workdir is ')][:1])
+def test_processes_with_other_flags_end_before_they_compile(tmp_path, flag, named):
+    runs = start_group(2, tmp_path / 'run', 3, flags_of_last=(flag,))
+    texts = [run.wait(1) for run in runs]
+    for text in texts:
+        assert 'were not started alike, nothing was trained' in text
+    assert not (tmp_path / 'run' / 'checkpoints').exists()
+    assert named.split(' is ')[0] in texts[0]
