@@ -69,7 +69,7 @@ def test_another_hosts_lease_that_is_renewed_is_respected(tmp_path, monkeypatch)
 
 
 def test_a_run_notices_that_it_was_taken_over(tmp_path):
-    with lease_lib.Lease(tmp_path, **BRIEF) as lease:
+    with lease_lib.Lease(tmp_path, **BRIEF):
         lease.check()
         written_by(tmp_path / 'run.json', host='elsewhere')
         lease._thread.join(60)
@@ -96,7 +96,7 @@ def test_trouble_in_a_renewal_is_reported_and_passes(tmp_path, monkeypatch, capl
             raise error
         write(self)
         done.append(self._mine['renewals'])
-    with lease_lib.Lease(tmp_path, **BRIEF) as lease:
+    with lease_lib.Lease(tmp_path, **BRIEF):
         monkeypatch.setattr(lease_lib.Lease, '_write', failing)
         end = time.monotonic() + 60
         while not done and time.monotonic() < end:
