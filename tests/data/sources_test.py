@@ -87,9 +87,9 @@ def test_nothing_found(tmp_path):
         sources.open_source('folder', path=str(tmp_path / 'missing'))
     with pytest.raises(ValueError, match='no images.*no files'):
         sources.open_source('folder', path=str(tmp_path))
-    (tmp_path / 'a.tiff').write_text('')
+    (tmp_path / 'a.mov').write_text('')
     (tmp_path / 'README').write_text('')
-    with pytest.raises(ValueError, match=r'\.tiff \(1\), no suffix \(1\)'):
+    with pytest.raises(ValueError, match=r'\.mov \(1\), no suffix \(1\)'):
         sources.open_source('folder', path=str(tmp_path))
     with pytest.raises(ValueError, match="'web'.*folder, zip, tfds, embedded"):
         sources.open_source('web', path=str(tmp_path))
@@ -498,7 +498,7 @@ def test_one_percent_unreadable_is_skipped(tmp_path, warnings, batch_size):
     assert sorted(source.unreadable) == ['007.png', '008.png']
     assert len(warnings) == 2 and any('007.png' in w for w in warnings)
     # The stand-in is the next image of the same order, also after resuming.
-    permutations = [sources._rng(2, sources._EPOCH_STREAM, e).permutation(200)
+    permutations = [sources.random_stream(2, sources.EPOCH_STREAM, e).permutation(200)
                     for e in range(4)]
     asked = np.concatenate(permutations)
     expected = []
