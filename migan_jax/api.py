@@ -29,7 +29,8 @@ from migan_jax import inpaint
 from migan_jax.model import build
 
 # What a suffix means to `Model.export` without a format.
-_FORMAT_OF = {'.onnx': 'onnx', '.pt': 'pt', '.tflite': 'tflite'}
+_FORMAT_OF = {'.onnx': 'onnx', '.pt': 'pt', '.tflite': 'tflite', '.ort': 'ort',
+              '.mlpackage': 'coreml', '.pte': 'executorch'}
 
 # Images per batch of an evaluation.
 _BATCH = 16
@@ -207,8 +208,11 @@ class Model:
             passed.  In a folder (existing, or with a slash at its end) the file gets
             its usual name, such as migan.onnx.
           format: 'onnx', f32 [N, 4, R, R] -> [N, 3, R, R]; 'onnx_pipeline', u8 pictures
-            of any size; 'torchscript'; 'pt', the published state dict; 'tflite'.  By
-            default the suffix decides: .onnx is 'onnx', .pt 'pt', .tflite 'tflite'.
+            of any size; 'torchscript'; 'pt', the published state dict; 'tflite'; 'ort',
+            'ort_pipeline', 'coreml', 'coreml_image', 'executorch', 'ncnn', which
+            docs/converting.md describes.  By default the suffix decides: .onnx is
+            'onnx', .pt 'pt', .tflite 'tflite', .ort 'ort', .mlpackage 'coreml', .pte
+            'executorch'.
           half: store weights as float16.
           drop_noise_at_4x4: 'pt': leave out the noise that its layout has no place for.
           dynamic_size: 'onnx': take other sizes than R x R.

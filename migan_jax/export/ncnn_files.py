@@ -89,8 +89,9 @@ def load_generator(path, threads=None):
         images = []
         for sample in x:
             extractor = net.create_extractor()
-            extractor.input('in0', ncnn.Mat(
-                np.ascontiguousarray(sample.transpose(2, 0, 1))))
+            # It reads the array's own memory, until the result is there.
+            planes = np.ascontiguousarray(sample.transpose(2, 0, 1), np.float32)
+            extractor.input('in0', ncnn.Mat(planes))
             _, image = extractor.extract('out0')
             images.append(np.array(image).transpose(1, 2, 0))
         return np.stack(images)

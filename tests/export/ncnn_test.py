@@ -9,10 +9,11 @@ from migan_jax.export import comparison
 from migan_jax.export import exporting
 from migan_jax.export import models
 
-for package in ('ncnn', 'pnnx'):
-    pytest.importorskip(package, reason=f"{package} is not installed; "
-                        "pip install -e '.[ncnn]' brings it")
-from migan_jax.export import ncnn_files  # noqa: E402, needs the packages
+pytest.importorskip('ncnn', reason="ncnn is not installed; "
+                    "pip install -e '.[ncnn]' brings it")
+pytest.importorskip('pnnx', reason="pnnx is not installed; "
+                    "pip install -e '.[ncnn]' brings it")
+from migan_jax.export import ncnn_files
 
 
 @pytest.mark.parametrize('half', [False, True])
