@@ -13,7 +13,7 @@ pytest.importorskip('ncnn', reason="ncnn is not installed; "
                     "pip install -e '.[ncnn]' brings it")
 pytest.importorskip('pnnx', reason="pnnx is not installed; "
                     "pip install -e '.[ncnn]' brings it")
-from migan_jax.export import ncnn_files
+from migan_jax.export import ncnn_files  # noqa: E402, needs the packages
 
 
 @pytest.mark.parametrize('half', [False, True])
