@@ -17,14 +17,14 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from migan_jax.export.onnx_graph import Graph
-from migan_jax.export.onnx_graph import listed
-from migan_jax.export.onnx_graph import Mismatch
-from migan_jax.export.onnx_graph import shown_node
-from migan_jax.export.onnx_operations import Activated
-from migan_jax.export.onnx_operations import is_close
-from migan_jax.export.onnx_operations import Operations
-from migan_jax.images import shown
+from migan_jax.weights.onnx_graph import Graph
+from migan_jax.weights.onnx_graph import listed
+from migan_jax.weights.onnx_graph import Mismatch
+from migan_jax.weights.onnx_graph import shown_node
+from migan_jax.weights.onnx_operations import Activated
+from migan_jax.weights.onnx_operations import is_close
+from migan_jax.weights.onnx_operations import Operations
+from migan_jax.storage import shown
 
 # Layers, and a number of weights that no filter of a pre- or postprocessing has.
 LAYERS = {'Conv', 'ConvTranspose', 'MatMul', 'Gemm'}

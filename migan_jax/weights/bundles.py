@@ -21,9 +21,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from migan_jax import state as state_lib
-from migan_jax import torch_map
-from migan_jax.layers import channels
+from migan_jax.export import torch_map
+from migan_jax.model import build
+from migan_jax.model.layers import channels
 
 WEIGHTS, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
 
@@ -98,14 +98,19 @@ def save_bundle(directory: str | os.PathLike, config: ml_collections.ConfigDict,
     Raises:
       BundleError: something else is in its place, a value is not finite or too large
         for float16.
-      state.CheckpointError: the variables are not this config's.
+      ValueError: the variables are not this config's.
       OSError: it can't be written.
     """
     directory = pathlib.Path(directory)
     _check_place(directory, overwrite)
-    state_lib.check_same_arrays(
-        state_lib.abstract_deployed(config), variables, 'the config', 'the weights')
-    tensors = torch_map.to_torch(variables, _table(config))
+    table = _table(config)
+    shapes = torch_map.torch_shapes(build.abstract_variables(config, fused=True), table)
+    tensors = torch_map.to_torch(variables, table)
+    wrong = [f'{name} has {list(array.shape)}, expected {list(shapes[name])}'
+             for name, array in tensors.items() if array.shape != shapes[name]]
+    if wrong:
+        raise BundleError(f'{directory}: the weights are not of this config: '
+                          f'{"; ".join(wrong[:8])}.')
     dtype = np.float16 if half else np.float32
     with np.errstate(over='ignore'):
         tensors = {name: tensors[name].astype(dtype) for name in sorted(tensors)}
@@ -147,7 +152,7 @@ def load_bundle(directory: str | os.PathLike) -> Bundle:
             f'{path} is not of the model in {CONFIG}, its metadata differ: '
             f'{"; ".join(differing)}. Copy both files from one folder.')
     table = _table(config)
-    shapes = torch_map.torch_shapes(state_lib.abstract_deployed(config), table)
+    shapes = torch_map.torch_shapes(build.abstract_variables(config, fused=True), table)
     damaged = [name for name, array in tensors.items() if not np.isfinite(array).all()]
     if damaged:
         raise BundleError(
@@ -218,13 +223,13 @@ def card_text(config: ml_collections.ConfigDict, card: Card, size: int,
 
 
 def _kind(config):
-    return 'Co-Mod-GAN' if state_lib.is_comodgan(config) else 'MI-GAN'
+    return 'Co-Mod-GAN' if build.is_comodgan(config) else 'MI-GAN'
 
 
 def _table(config):
     """`torch_map` table of a deployed generator."""
     model = config.model
-    if state_lib.is_comodgan(config):
+    if build.is_comodgan(config):
         return torch_map.comodgan_table(
             model.resolution, mapping_layers=model.comodgan.mapping_layers)
     return torch_map.generator_table(
@@ -301,7 +306,7 @@ def _read_config(path):
         config.deployed = True
         card = Card(**stored['card'])
         _check_card(card)
-        state_lib.abstract_deployed(config)
+        build.abstract_variables(config, fused=True)
     except FileNotFoundError as error:
         raise BundleError(f'{path} is missing: it belongs beside {WEIGHTS}.') from error
     # Whatever a stranger's file makes of the fields that a model needs.

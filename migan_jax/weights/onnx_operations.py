@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from migan_jax.export.onnx_graph import attributes
-from migan_jax.export.onnx_graph import Mismatch
-from migan_jax.export.onnx_graph import shown_node
-from migan_jax.layers import CLAMP
-from migan_jax.layers import FIR_TAPS
-from migan_jax.layers import SQRT2
+from migan_jax.weights.onnx_graph import attributes
+from migan_jax.weights.onnx_graph import Mismatch
+from migan_jax.weights.onnx_graph import shown_node
+from migan_jax.model.ops import CLAMP
+from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import SQRT2
 
 NEGATIVE_SLOPE = 0.2
 FIR = np.outer(FIR_TAPS, FIR_TAPS)
