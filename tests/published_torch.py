@@ -62,7 +62,8 @@ class Down(nn.Module):
 
 
 class Separable(nn.Module):
-    def __init__(self, given, taken, resolution, way, up=False, down=False, noise=False):
+    def __init__(self, given, taken, resolution, way, up=False, down=False,
+                 noise=False):
         super().__init__()
         self.conv1 = depthwise(given, 3, padding=1)
         self.conv2 = nn.Conv2d(given, taken, 1, bias=False)

@@ -192,14 +192,17 @@ def label_of(bounds):
 
 def open_checkpoint(path, what, name, resolution, seed):
     """`Method` of a checkpoint directory; its generator runs on all local devices."""
-    config, generator, variables = checkpoint_lib.load_deployed(path)
-    own = config.model.resolution
+    of_generator, generator, variables = checkpoint_lib.load_deployed(path)
+    own = of_generator.model.resolution
     if resolution not in (0, own):
         raise ValueError(f'{path}: the model paints {own} x {own} pixels, but '
                          f'--resolution is {resolution}.')
-    inputs.check_batch(config.eval.batch_size, 'eval.batch_size of the checkpoint')
+    # Published and saved generators have no settings of an evaluation.
+    config = of_generator if 'eval' in of_generator else None
+    if config is not None:
+        inputs.check_batch(config.eval.batch_size, 'eval.batch_size of the checkpoint')
     painter = methods.from_generator(
-        config, generator, variables, seed_of(config, seed))
+        of_generator, generator, variables, seed_of(config, seed))
     return Method(name, what, own, lambda label, stems: painter, config)
 
 

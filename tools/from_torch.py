@@ -25,10 +25,10 @@ from absl import flags
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import cli
+from migan_jax import storage
 with cli.needs('export'):
-    from migan_jax.export import importing
-    from migan_jax.data import torch_files
-    from migan_jax.export.importing import ImportFailed
+    from migan_jax.weights import importing
+    from migan_jax.weights.importing import ImportFailed
 
 DEFAULT_CONFIG = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'default.py'
 
@@ -70,7 +70,7 @@ def check_out(out, overwrite):
     if not ours:
         raise ImportFailed(
             f'--out={out} exists and was not written by from_torch (it holds '
-            f'{torch_files.listed(names, 5)}): name a new directory.')
+            f'{storage.listed(names, 5)}): name a new directory.')
     if not overwrite:
         raise ImportFailed(f'--out={out} exists: pass --overwrite to replace it, or '
                            'name a new directory.')

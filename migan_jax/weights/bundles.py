@@ -21,7 +21,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from migan_jax.export import torch_map
+from migan_jax.weights import torch_map
 from migan_jax.model import build
 from migan_jax.model.layers import channels
 

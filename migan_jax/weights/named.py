@@ -1,4 +1,4 @@
-"""Published generators by name: fetched once, converted once, kept in the cache folder."""
+"""Published generators by name: fetched, converted and kept, once."""
 
 import importlib.util
 import logging

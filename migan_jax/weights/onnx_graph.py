@@ -151,9 +151,3 @@ def shown_node(node):
         return 'an input of the graph'
     name = f' {node.name!r}' if node.name else ''
     return f'{node.op_type}{name}, which makes {node.output[0]!r}'
-
-
-def listed(names, limit=12):
-    """The first few names in one line."""
-    more = [f'and {len(names) - limit} more'] if len(names) > limit else []
-    return ', '.join([str(name) for name in names[:limit]] + more)

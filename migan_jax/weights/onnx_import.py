@@ -18,12 +18,12 @@ import numpy as np
 import onnx
 
 from migan_jax.weights.onnx_graph import Graph
-from migan_jax.weights.onnx_graph import listed
 from migan_jax.weights.onnx_graph import Mismatch
 from migan_jax.weights.onnx_graph import shown_node
 from migan_jax.weights.onnx_operations import Activated
 from migan_jax.weights.onnx_operations import is_close
 from migan_jax.weights.onnx_operations import Operations
+from migan_jax.storage import listed
 from migan_jax.storage import shown
 
 # Layers, and a number of weights that no filter of a pre- or postprocessing has.
@@ -295,8 +295,8 @@ class _Reader:
             return a, b
         if a in self.graph.ancestors(b):
             return b, a
-        raise Mismatch(f'{where}: {shown_node(node)} adds two values of which neither is '
-                        'computed from the other; expected the skip feature as one.')
+        raise Mismatch(f'{where}: {shown_node(node)} adds two values of which neither '
+                       'is computed from the other; expected the skip feature as one.')
 
     # The encoder.
 

@@ -1,5 +1,6 @@
 """Weights out of ONNX graphs: by what they compute, exact, or refused with a reason."""
 
+import collections
 import functools
 import random
 
@@ -12,14 +13,15 @@ import onnxruntime
 import pytest
 
 import golden
-from migan_jax import torch_map
+from migan_jax.weights import torch_map
 from migan_jax.export import onnx_core
-from migan_jax.export import onnx_graph
-from migan_jax.export import onnx_import
+from migan_jax.weights import onnx_graph
+from migan_jax.weights import onnx_import
 from migan_jax.export import onnx_pipeline
 from migan_jax.export import onnx_quantize
 import published_torch
-from torch_module_test import deployed
+from tiny import random_deployed
+from tiny import tiny_config
 
 SIDE = 32
 
@@ -140,7 +142,8 @@ def products(model, node, matrix, name):
     model.graph.initializer.append(numpy_helper.from_array(
         np.ascontiguousarray(matrix.T), name))
     nodes = [
-        helper.make_node('Transpose', [node.input[0]], [f'{name}_x'], perm=[0, 2, 3, 1]),
+        helper.make_node('Transpose', [node.input[0]], [f'{name}_x'],
+                         perm=[0, 2, 3, 1]),
         helper.make_node('MatMul', [f'{name}_x', name], [f'{name}_y'])]
     last = f'{name}_y'
     if len(node.input) > 2:
@@ -215,11 +218,25 @@ def test_upsampling_as_one_transposed_convolution(tmp_path):
     check_equal(read(tmp_path, model).tensors, published())
 
 
-# --- our own exports -------------------------------------------------------------------
+# --- our own exports ----------------------------------------------------------------
 
 
+@functools.cache
 def ours(noise_at_4x4=True, strength=0.4):
-    return deployed(SIDE, 128, 8, noise_at_4x4, strength)
+    """Config and variables of a drawn generator whose noise has a strength."""
+    config = tiny_config(1)
+    with config.unlocked():
+        config.model.resolution, config.model.ch_base = SIDE, 128
+        config.model.noise_at_4x4 = noise_at_4x4
+    rng = np.random.default_rng(0)
+
+    def filled(path, leaf):
+        if path[-1].key == 'strength':
+            return np.float32(strength)
+        if path[-1].key == 'bias':
+            return rng.standard_normal(leaf.shape).astype(np.float32)
+        return leaf
+    return config, jax.tree_util.tree_map_with_path(filled, random_deployed(config))
 
 
 def state_of(config, variables):
@@ -228,9 +245,9 @@ def state_of(config, variables):
 
 
 @pytest.mark.parametrize('noise_at_4x4', [True, False])
-@pytest.mark.parametrize('largest', [None, [1.0] * 99])
+@pytest.mark.parametrize('largest', [None, collections.defaultdict(float)])
 def test_our_core_comes_back(tmp_path, noise_at_4x4, largest):
-    config, _, variables = ours(noise_at_4x4)
+    config, variables = ours(noise_at_4x4)
     model = onnx_core.build_core(config, variables, largest=largest)
     clips = sum(node.op_type == 'Clip' for node in model.graph.node)
     assert bool(clips) == (largest is None)
@@ -247,14 +264,15 @@ def test_our_core_comes_back(tmp_path, noise_at_4x4, largest):
     functools.partial(onnx_core.build_core, dynamic_size=True),
     onnx_pipeline.build_pipeline])
 def test_our_other_graphs_come_back(tmp_path, build):
-    config, _, variables = ours()
+    config, variables = ours()
     file = read(tmp_path, build(config, variables))
     check_equal(file.tensors, state_of(config, variables), 1e-6)
 
 
 def test_our_half_weights_come_back_as_they_were_stored(tmp_path):
-    config, _, variables = ours()
-    file = read(tmp_path, onnx_quantize.to_half(onnx_core.build_core(config, variables)))
+    config, variables = ours()
+    model = onnx_core.build_core(config, variables)
+    file = read(tmp_path, onnx_quantize.to_half(model))
     assert file.kind == 'ONNX graph with float16 weights'
     state = state_of(config, variables)
     for name in state:
@@ -264,7 +282,7 @@ def test_our_half_weights_come_back_as_they_were_stored(tmp_path):
 
 
 def test_noise_of_strength_zero_is_in_no_graph(tmp_path):
-    config, _, variables = ours(strength=0.0)
+    config, variables = ours(strength=0.0)
     file = read(tmp_path, onnx_core.build_core(config, variables))
     assert any('6 layers have no noise' in note for note in file.notes)
     # Neither can a graph tell noise of strength 0 from none in the 4 x 4 blocks.
@@ -273,7 +291,7 @@ def test_noise_of_strength_zero_is_in_no_graph(tmp_path):
     check_equal(file.tensors, state, 1e-6)
 
 
-# --- refused ----------------------------------------------------------------------------
+# --- refused ------------------------------------------------------------------------
 
 
 def refused(tmp_path, model):
@@ -348,8 +366,8 @@ def two_generators(model):
      'no value of the graph is a picture'),
     (lambda m: change_weights(m, (16, 1, 4, 4), lambda w: w + 0.1),
      'should be the upsampling'),
-    (lambda m: set_attribute(next(
-        n for n in nodes_of(m, 'Resize')), 'nearest_mode', 'ceil'), 'repeat every pixel'),
+    (lambda m: set_attribute(nodes_of(m, 'Resize')[0], 'nearest_mode', 'ceil'),
+     'repeat every pixel'),
     (lambda m: m.graph.initializer.append(numpy_helper.from_array(
         np.ones((64, 64), np.float32), 'surplus')), 'surplus [64, 64]'),
     (lambda m: nodes_of(m, 'Conv')[7].__setattr__('op_type', 'ConvInteger'),
@@ -368,7 +386,7 @@ def test_channels_in_another_order_are_refused(tmp_path):
 
 
 def test_another_clamp_is_refused(tmp_path):
-    config, _, variables = ours()
+    config, variables = ours()
     model = onnx_core.build_core(config, jax.tree.map(lambda x: x, variables))
     clip = nodes_of(model, 'Clip')[3]
     for name, sign in zip(clip.input[1:3], (-1, 1)):
@@ -382,7 +400,8 @@ def test_another_network(tmp_path):
     node = helper.make_node('Relu', ['x'], ['y'])
     value = functools.partial(helper.make_tensor_value_info, shape=[1, 3],
                               elem_type=onnx.TensorProto.FLOAT)
-    model = helper.make_model(helper.make_graph([node], 'g', [value('x')], [value('y')]))
+    graph = helper.make_graph([node], 'g', [value('x')], [value('y')])
+    model = helper.make_model(graph)
     assert 'it is no MI-GAN generator' in refused(tmp_path, model)
 
 
