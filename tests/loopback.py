@@ -1,0 +1,139 @@
+"""A server on loopback that answers as servers do, and a folder that is read-only."""
+
+import contextlib
+import http.server
+import os
+import pathlib
+import shutil
+import tempfile
+import threading
+
+from migan_jax.weights.table import File
+
+
+class Site:
+    """What a server has: {path: function of a request handler}, and who asked for it.
+
+    Attributes:
+      address: 'http://127.0.0.1:PORT'.
+      asked: paths in the order of the requests.
+    """
+
+    def __init__(self):
+        self.routes, self.asked = {}, []
+        self.stop = threading.Event()
+        self.address = ''
+
+    def file(self, name, data, **fields):
+        """A `table.File` that the server has whole."""
+        self.routes[f'/{name}'] = whole(data)
+        return File(name, url=f'{self.address}/{name}', **fields)
+
+
+def whole(data):
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header('Content-Length', str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+    return answer
+
+
+def truncated(data):
+    """Promises all of it, sends half, and hangs up."""
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header('Content-Length', str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data[:len(data) // 2])
+        handler.close_connection = True
+    return answer
+
+
+def status(code):
+    def answer(handler):
+        handler.send_error(code)
+    return answer
+
+
+def redirect(path):
+    def answer(handler):
+        handler.send_response(302)
+        handler.send_header('Location', path)
+        handler.send_header('Content-Length', '0')
+        handler.end_headers()
+    return answer
+
+
+def stalling(data, site):
+    """Sends a little and then nothing until the server stops."""
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header('Content-Length', str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data[:10])
+        handler.wfile.flush()
+        site.stop.wait(60)
+        handler.close_connection = True
+    return answer
+
+
+def in_turn(*answers):
+    """One answer for each request; the last one again and again."""
+    left = list(answers)
+
+    def answer(handler):
+        (left.pop(0) if len(left) > 1 else left[0])(handler)
+    return answer
+
+
+@contextlib.contextmanager
+def serving():
+    """A `Site` that is being served."""
+    site = Site()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = 'HTTP/1.1'
+
+        def do_GET(self):
+            path = self.path.partition('?')[0]
+            site.asked.append(path)
+            site.routes.get(path, status(404))(self)
+
+        def log_message(self, *args):
+            """Tests read `asked`."""
+
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    server.daemon_threads = True
+    site.address = f'http://127.0.0.1:{server.server_port}'
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield site
+    finally:
+        site.stop.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def read_only_folder(files):
+    """A folder with {name: bytes} that this process can read and not write, also as root.
+
+    Root may write anywhere, so that it works under another user's number meanwhile.
+    """
+    folder = tempfile.mkdtemp(prefix='read_only.')
+    for name, data in files.items():
+        pathlib.Path(folder, name).write_bytes(data)
+    os.chmod(folder, 0o555)
+    as_root = os.geteuid() == 0
+    if as_root:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if as_root:
+            os.seteuid(0)
+        os.chmod(folder, 0o755)
+        shutil.rmtree(folder)
