@@ -1,7 +1,9 @@
 """A server on loopback that answers as servers do, and a folder that is read-only."""
 
 import contextlib
+import hashlib
 import http.server
+import json
 import os
 import pathlib
 import shutil
@@ -30,12 +32,15 @@ class Site:
         return File(name, url=f'{self.address}/{name}', **fields)
 
 
-def whole(data):
+def whole(data, **headers):
     def answer(handler):
         handler.send_response(200)
         handler.send_header('Content-Length', str(len(data)))
+        for name, value in headers.items():
+            handler.send_header(name.replace('_', '-'), value)
         handler.end_headers()
-        handler.wfile.write(data)
+        if handler.command != 'HEAD':
+            handler.wfile.write(data)
     return answer
 
 
@@ -87,6 +92,23 @@ def in_turn(*answers):
     return answer
 
 
+def hub(site, repository, files, commit='c0ffee' + 34 * '0'):
+    """Gives a site {name: bytes} as a model hub has them."""
+    revision = {'id': repository, 'sha': commit,
+                'siblings': [{'rfilename': name} for name in files]}
+    tree = [{'type': 'file', 'path': name, 'size': len(data), 'oid': name}
+            for name, data in files.items()]
+    api = f'/api/models/{repository}'
+    for place in ('main', commit):
+        site.routes[f'{api}/revision/{place}'] = whole(
+            json.dumps(revision).encode(), Content_Type='application/json')
+        site.routes[f'{api}/tree/{place}'] = whole(
+            json.dumps(tree).encode(), Content_Type='application/json')
+        for name, data in files.items():
+            site.routes[f'/{repository}/resolve/{place}/{name}'] = whole(
+                data, ETag=f'"{hashlib.sha1(data).hexdigest()}"', X_Repo_Commit=commit)
+
+
 @contextlib.contextmanager
 def serving():
     """A `Site` that is being served."""
@@ -99,6 +121,8 @@ def serving():
             path = self.path.partition('?')[0]
             site.asked.append(path)
             site.routes.get(path, status(404))(self)
+
+        do_HEAD = do_GET
 
         def log_message(self, *args):
             """Tests read `asked`."""
@@ -119,7 +143,7 @@ def serving():
 
 @contextlib.contextmanager
 def read_only_folder(files):
-    """A folder with {name: bytes} that this process can read and not write, also as root.
+    """A folder with {name: bytes} that can be read and not written, also by root.
 
     Root may write anywhere, so that it works under another user's number meanwhile.
     """

@@ -69,7 +69,7 @@ def locate(file: File, folder: str = '') -> str | None:
       Unconfirmed: its hash is not published and nobody has confirmed it.
     """
     folder = folder or cache_folder()
-    for place in (folder, *_package_folders(file.package)):
+    for place in (folder, *package_folders(file.package)):
         path = os.path.join(place, file.name)
         if os.path.isfile(path):
             _check(file, path, folder)
@@ -286,9 +286,9 @@ def _digest(path, kind):
         return hashlib.file_digest(f, kind).hexdigest()
 
 
-def _is_right(file, path, expected):
-    """Whether a file has the size and hash; and its hash of that kind."""
-    kind, _, digits = expected.partition(':')
+def is_right(file: File, path: str) -> tuple[bool, str]:
+    """Whether a file has the published size and hash; and the hash that it has."""
+    kind, _, digits = file.digest.partition(':')
     actual = _digest(path, kind)
     size = os.path.getsize(path)
     return actual.startswith(digits) and file.size in (None, size), f'{kind} {actual}'
@@ -302,14 +302,13 @@ def _wrong(file, path, found, kept):
 
 def _check(file, path, folder):
     """Compares a file that is here; raises as `locate`."""
-    expected = file.digest
-    if not expected:
+    if not file.digest:
         try:
             with open(os.path.join(folder, f'{file.name}.sha256')) as f:
-                expected = f'sha256:{f.read().strip()}'
+                file = file._replace(digest=f'sha256:{f.read().strip()}')
         except FileNotFoundError:
             raise _unconfirmed(file, path, folder) from None
-    right, found = _is_right(file, path, expected)
+    right, found = is_right(file, path)
     if right:
         return
     kept = f'{path}.refused-{found.split()[1][:12]}'
@@ -331,7 +330,7 @@ def _keep_only_right(file, partial, folder):
             raise _Refused(_unconfirmed(file, waiting, folder))
         with open(stored) as f:
             file = file._replace(digest=f'sha256:{f.read().strip()}')
-    right, found = _is_right(file, partial, file.digest)
+    right, found = is_right(file, partial)
     if not right:
         kept = f'{path}.refused-{found.split()[1][:12]}'
         shutil.copyfile(partial, kept)
@@ -347,7 +346,8 @@ def _unconfirmed(file, path, folder):
         f'--confirm={digest}', digest)
 
 
-def _package_folders(package):
+def package_folders(package: str) -> list[str]:
+    """Where 'PACKAGE/folder/in/it' is, if it is installed; it isn't imported."""
     name, _, inside = package.partition('/')
     spec = importlib.util.find_spec(name) if name else None
     if spec is None or not spec.submodule_search_locations:

@@ -107,6 +107,7 @@ def push(folder: str, text: str, *, private: bool = False, endpoint: str | None 
 def _package():
     try:
         import huggingface_hub
+        import huggingface_hub.errors
     except ModuleNotFoundError as error:
         raise HubError(f'{PREFIX} addresses need the package {error.name}: '
                        "pip install -e '.[hub]'.") from error

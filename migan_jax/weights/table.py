@@ -27,6 +27,12 @@ class File(NamedTuple):
     package: str = ''
 
     @property
+    def sha256(self) -> str:
+        """Its sha256, or the first digits of it, or ''."""
+        kind, _, digits = self.digest.partition(':')
+        return digits if kind == 'sha256' else ''
+
+    @property
     def where(self) -> str:
         """For people: where to get it."""
         if self.url:
@@ -140,3 +146,6 @@ LPIPS_LINEAR = File(
     'alex.pth',
     'sha256:df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0', 6_009,
     package='lpips/weights/v0.1')
+NETWORKS = (PT_INCEPTION, TORCHSCRIPT_INCEPTION, *ALEXNETS, LPIPS_LINEAR)
+# Of each network one file, of those with an address.
+NETWORKS_TO_FETCH = (PT_INCEPTION, ALEXNETS[0])

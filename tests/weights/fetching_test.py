@@ -26,7 +26,8 @@ def site():
 
 
 def right(site, **fields):
-    return site.file('model.onnx', DATA, digest=f'sha256:{SHA}', size=len(DATA), **fields)
+    return site.file(
+        'model.onnx', DATA, digest=f'sha256:{SHA}', size=len(DATA), **fields)
 
 
 def names(folder):
