@@ -138,7 +138,7 @@ class _Reader:
         half = any(self.graph.initialisers[name].data_type == onnx.TensorProto.FLOAT16
                    for name in taken)
         return OnnxFile(
-            {name: np.ascontiguousarray(array, np.float32)
+            {name: np.array(array, np.float32, order='C')
              for name, array in self.tensors.items()},
             'ONNX graph' + (' with float16 weights' if half else ''), self.notes)
 

@@ -54,6 +54,7 @@ def check_equal(tensors, state, tolerance=0.0):
     names = {name for name in state if not torch_map.is_constant(name)}
     assert names == set(tensors)
     for name in names:
+        assert tensors[name].shape == state[name].shape, name
         if name.endswith('.noise_strength'):
             plane = name.replace('strength', 'const')
             np.testing.assert_allclose(
