@@ -314,7 +314,7 @@ class Model:
 
 def evaluate(model, images, masks=None, *, holes=None, hole_range=None,
              brush_width=None, seed=None, limit=None, protocol='paper', metrics=None,
-             weights='', parts=None):
+             weights='', parts=None, fetch=False):
     """Measures a model on pictures, as tools/evaluate.py does.
 
     Pictures are squashed to R x R (bicubic), holes painted, known pixels always come
@@ -336,9 +336,10 @@ def evaluate(model, images, masks=None, *, holes=None, hole_range=None,
       metrics: names of figures (`evaluation.figures.FIGURES`); by default all that
         can be had.
       weights: folder of the metric networks' weight files; $MIGAN_JAX_CACHE or
-        ~/.cache/migan_jax by default.  Nothing is downloaded.
+        ~/.cache/migan_jax by default.
       parts: folder for stored figures, from where an interrupted evaluation goes on;
         None keeps nothing.
+      fetch: download the networks' weight files that are not there, before the work.
 
     Returns:
       `Figures`.
@@ -364,7 +365,8 @@ def evaluate(model, images, masks=None, *, holes=None, hole_range=None,
             side, tuple(hole_range or drawn['hole_range']),
             tuple(brush_width or drawn['brush_width']), seed)
 
-    judge = report.open_judge(protocol, side, len(names), metrics or (), weights)
+    judge = report.open_judge(
+        protocol, side, len(names), metrics or (), weights, fetch)
     painter = methods.from_generator(
         config, model.generator, model.variables, seed)
     with tempfile.TemporaryDirectory(prefix='migan_jax.') as temporary:

@@ -19,10 +19,11 @@ class Site:
     Attributes:
       address: 'http://127.0.0.1:PORT'.
       asked: paths in the order of the requests.
+      sent: bodies of the POST requests.
     """
 
     def __init__(self):
-        self.routes, self.asked = {}, []
+        self.routes, self.asked, self.sent = {}, [], []
         self.stop = threading.Event()
         self.address = ''
 
@@ -109,6 +110,27 @@ def hub(site, repository, files, commit='c0ffee' + 34 * '0'):
                 data, ETag=f'"{hashlib.sha1(data).hexdigest()}"', X_Repo_Commit=commit)
 
 
+def taking_hub(site, repository):
+    """Lets a site take what is uploaded to a repository, as a model hub does."""
+    def say(**values):
+        return whole(json.dumps(values).encode(), Content_Type='application/json')
+
+    api = f'/api/models/{repository}'
+    site.routes['/api/repos/create'] = say(url=f'{site.address}/{repository}')
+    site.routes[f'{api}/revision/main'] = say(id=repository, sha='0' * 40, siblings=[])
+
+    def preupload(handler):
+        files = json.loads(site.sent[-1])['files']
+        say(files=[{'path': file['path'], 'uploadMode': 'regular',
+                    'shouldIgnore': False} for file in files])(handler)
+
+    site.routes['/api/validate-yaml'] = say(errors=[], warnings=[])
+    site.routes[f'{api}/preupload/main'] = preupload
+    site.routes[f'{api}/commit/main'] = say(
+        commitUrl=f'{site.address}/{repository}/commit/1', commitOid='1' * 40,
+        success=True)
+
+
 @contextlib.contextmanager
 def serving():
     """A `Site` that is being served."""
@@ -123,6 +145,11 @@ def serving():
             site.routes.get(path, status(404))(self)
 
         do_HEAD = do_GET
+
+        def do_POST(self):
+            length = int(self.headers.get('Content-Length', 0))
+            site.sent.append(self.rfile.read(length))
+            self.do_GET()
 
         def log_message(self, *args):
             """Tests read `asked`."""

@@ -5,7 +5,8 @@
 Reads MI-GAN as published for inference (also the older layout, whose upsampling has
 `insert_zeros`), TorchScript archives of it (migan_traced.pt), what tools/to_torch.py
 writes, and Co-Mod-GAN generators (--kind=comodgan); state dicts, safetensors and
-TorchScript alike, and ONNX graphs of a MI-GAN. Only tensors are read: pickled code is refused before any of it runs.
+TorchScript alike, and ONNX graphs of a MI-GAN. Only tensors are read: pickled code is
+refused before any of it runs.
 
 Resolution, channels and noise are read from the file; with --resolution they are
 checked against it. The result holds the generator bit for bit. tools/inpaint.py,
