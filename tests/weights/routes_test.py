@@ -79,6 +79,15 @@ ROUTES = {
 }
 
 
+@functools.cache
+def painter(side, ch_base, ch_max):
+    """Compiled once for all routes, which differ in nothing but their weights."""
+    config = importing.deployed_config()
+    config.model.resolution = side
+    config.model.ch_base, config.model.ch_max = ch_base, ch_max
+    return build.make_painter(build.build_generator(config, fused=True))
+
+
 def painted(config, variables):
     """u8 levels of one picture with one hole."""
     side = config.model.resolution
@@ -86,7 +95,8 @@ def painted(config, variables):
     image = rng.integers(0, 256, (side, side, 3), np.uint8)
     known = np.full((side, side), 255, np.uint8)
     known[side // 4:side // 2, side // 8:side // 2] = 0
-    paint = build.make_painter(build.build_generator(config, fused=True))
+    assert not config.model.noise_at_4x4 and config.model.depthwise
+    paint = painter(side, config.model.ch_base, config.model.ch_max)
     result, = inpaint.inpaint_many(
         lambda x: paint(variables, x, np.uint32(0)), [(image, known)], side,
         inpaint.MODES['resize'])
