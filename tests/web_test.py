@@ -500,8 +500,8 @@ def test_the_published_model_is_fetched_on_a_click_and_kept(browser, models, run
             wait_for(page, 'Drop an .onnx file')
             button, other = page.query_selector_all('#published button')
             assert button.text_content() == (
-                f'Fetch MI-GAN 16, nothing ({len(data) / 1e6:.1f} MB, licence MIT) from '
-                '127.0.0.1')
+                f'Fetch MI-GAN 16, nothing ({len(data) / 1e6:.1f} MB, licence MIT) '
+                'from 127.0.0.1')
             assert authors.asked == []
             other.click()
             wait_for(page, 'not the published file.*is not used', '#error')

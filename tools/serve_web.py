@@ -211,8 +211,8 @@ def model_path(text):
         if is_pipeline(file):
             return fetching.fetch(file)
     raise ServeError(
-        f'--model={text}: the authors have no graph of it that the page could run; make '
-        f'one: python tools/to_torch.py --checkpoint={text} --out=export '
+        f'--model={text}: the authors have no graph of it that the page could run; '
+        f'make one: python tools/to_torch.py --checkpoint={text} --out=export '
         '--formats=onnx_pipeline')
 
 
@@ -486,8 +486,8 @@ def main(argv):
 
 
 def define_flags():
-    flags.DEFINE_list('model', None, 'ONNX files from tools/to_torch.py, or places2-512; '
-                      'the first is what the page opens with.')
+    flags.DEFINE_list('model', None, 'ONNX files from tools/to_torch.py, or '
+                      'places2-512; the first is what the page opens with.')
     flags.DEFINE_bool('published', True, 'Offer the published model in the menu.')
     flags.DEFINE_string('host', '127.0.0.1', 'Address to listen on; 0.0.0.0 for all.')
     flags.DEFINE_integer('port', 8000, 'Port; 0 for any.')

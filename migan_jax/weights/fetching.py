@@ -14,9 +14,6 @@ import os
 import shutil
 import urllib.parse
 
-import pooch
-import requests
-
 from migan_jax import cli
 from migan_jax import storage
 from migan_jax.weights.table import File
@@ -100,12 +97,16 @@ def fetch(file: File, folder: str = '', *, timeout: float = TIMEOUT,
         return path
     if not (file.url or file.drive):
         raise FetchError(f'{file.described} comes with {file.where}: install it.')
+    # Imported here: whoever has the file already need not wait for it.
+    import pooch
+    import requests
+
     download = (_Http(file, folder, timeout) if file.url else _Drive(file, folder))
     shelf = pooch.create(
         folder, base_url='', registry={file.name: None}, retry_if_failed=retries,
         urls={file.name: file.url or file.where})
     try:
-        with _quiet_pooch():
+        with _quiet(pooch.get_logger()):
             return shelf.fetch(file.name, downloader=download)
     except _Refused as refused:
         raise refused.error from refused
@@ -164,7 +165,8 @@ def instead(file: File, folder: str, reason: str) -> str:
 
 def reason_of(error: Exception) -> str:
     """What went wrong with a connection, in a few words."""
-    exceptions = requests.exceptions
+    from requests import exceptions
+
     response = getattr(error, 'response', None)
     if response is not None:
         host = urllib.parse.urlsplit(response.url).hostname
@@ -201,6 +203,9 @@ class _Http:
         self._file, self._folder, self._timeout = file, folder, timeout
 
     def __call__(self, url, output, shelf):
+        import pooch
+        import requests
+
         with contextlib.closing(_Progress(self._file)) as progress:
             download = pooch.HTTPDownloader(
                 progressbar=progress, chunk_size=_CHUNK, timeout=self._timeout)
@@ -267,9 +272,8 @@ class _Progress:
 
 
 @contextlib.contextmanager
-def _quiet_pooch():
-    """Without its lines on what it does; errors are raised."""
-    logger = pooch.get_logger()
+def _quiet(logger):
+    """Without a logger's lines on what is done; errors are raised."""
     level = logger.level
     logger.setLevel('ERROR')
     try:

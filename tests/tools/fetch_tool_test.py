@@ -31,8 +31,9 @@ def checkpoint(tmp_path_factory):
 def test_list_says_name_size_licence_source_and_whether_it_is_here(tmp_path):
     text = '\n'.join(fetch.listing(str(tmp_path)))
     for part in ('places2-512: not here; 28 MB; licence MIT; trained on Places2',
-                 'https://huggingface.co/andraniksargsyan/migan/resolve/', 'non-commercial',
-                 'migan_256_ffhq.pt (no published hash)', 'alexnet-owt-7be5be79.pth'):
+                 'https://huggingface.co/andraniksargsyan/migan/resolve/',
+                 'non-commercial', 'migan_256_ffhq.pt (no published hash)',
+                 'alexnet-owt-7be5be79.pth'):
         assert part in text
     (tmp_path / 'migan_traced.pt').write_bytes(b'x')
     assert 'places2-512: fetched' in fetch.listing(str(tmp_path))[0]
@@ -42,7 +43,8 @@ def test_a_name_becomes_ready(tmp_path, checkpoint, monkeypatch):
     folder = tmp_path / 'saved'
     config, _, variables = checkpoint_lib.load_deployed(checkpoint)
     config.model.noise_at_4x4 = True
-    data = (bundles.save_bundle(folder, config, variables) / bundles.WEIGHTS).read_bytes()
+    bundles.save_bundle(folder, config, variables)
+    data = (folder / bundles.WEIGHTS).read_bytes()
     with loopback.serving() as site:
         file = site.file('small.safetensors', data, size=len(data))
         monkeypatch.setitem(table.MODELS, 'small', table.Model(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 
+import pooch
 import pytest
 
 import loopback
@@ -90,7 +91,7 @@ def test_a_wrong_file_put_there_by_hand_is_moved_aside(tmp_path, site):
 
 
 def test_truncated_body_leaves_nothing_and_is_tried_again(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetching.pooch.core.time, 'sleep', lambda seconds: None)
+    monkeypatch.setattr(pooch.core.time, 'sleep', lambda seconds: None)
     file = right(site)
     site.routes['/model.onnx'] = loopback.truncated(DATA)
     assert 'broke off' in refused(fetching.FetchError, file, tmp_path)

@@ -15,10 +15,10 @@ import pytest
 import golden
 from migan_jax.weights import torch_map
 from migan_jax.export import onnx_core
+from migan_jax.export import onnx_half
 from migan_jax.weights import onnx_graph
 from migan_jax.weights import onnx_import
 from migan_jax.export import onnx_pipeline
-from migan_jax.export import onnx_quantize
 import published_torch
 from tiny import random_deployed
 from tiny import tiny_config
@@ -273,7 +273,7 @@ def test_our_other_graphs_come_back(tmp_path, build):
 def test_our_half_weights_come_back_as_they_were_stored(tmp_path):
     config, variables = ours()
     model = onnx_core.build_core(config, variables)
-    file = read(tmp_path, onnx_quantize.to_half(model))
+    file = read(tmp_path, onnx_half.to_half(model))
     assert file.kind == 'ONNX graph with float16 weights'
     state = state_of(config, variables)
     for name in state:
