@@ -27,6 +27,11 @@ from migan_jax.evaluation import methods
 from migan_jax.evaluation import report
 from migan_jax import inpaint
 from migan_jax.model import build
+from migan_jax.weights import bundles
+from migan_jax.weights import hub
+from migan_jax.weights import importing
+from migan_jax.weights import named
+from migan_jax.weights import table
 
 # What a suffix means to `Model.export` without a format.
 _FORMAT_OF = {'.onnx': 'onnx', '.pt': 'pt', '.tflite': 'tflite', '.ort': 'ort',
@@ -75,19 +80,26 @@ def load(path):
     Args:
       path: one of
         a training workdir: its best checkpoint, else its latest; the average;
-        a folder written by tools/from_torch.py;
+        a folder written by tools/from_torch.py or by `Model.save`;
+        the name of published weights, such as 'places2-512' (tools/fetch.py --list
+        shows them all): fetched the first time, then kept in the cache folder;
+        'hf://owner/name' or 'hf://owner/name@revision': a folder of `Model.save` on a
+        model hub;
         a file of published weights, MI-GAN or Co-Mod-GAN: a state dict (.pt, .pth), a
-        TorchScript archive or safetensors.  Only tensors are read, never code.
+        TorchScript archive, safetensors, or an ONNX graph of a MI-GAN.  Only tensors
+        are read, never code.
 
     Returns:
       `Model`.
 
     Raises:
-      ValueError: nothing there, not a model, damaged; says what it is and what to do.
-      MissingExtra: a file needs PyTorch to be read, and it is not installed.
+      ValueError: nothing there, not a model, damaged, or a name or address that can't
+        be reached; says what it is and what to do.
+      MissingExtra: a file needs a package to be read, and it is not installed.
     """
     path = os.fspath(path)
-    if os.path.isdir(path):
+    if os.path.isdir(path) or not os.path.exists(path) and (
+            named.is_name(path) or hub.is_address(path)):
         with _quiet_orbax():
             _, manager, step = checkpoint_lib.open_checkpoint(path)
             manager.close()
@@ -96,14 +108,14 @@ def load(path):
     if not os.path.exists(path):
         raise ValueError(
             f'{path}: no such file or folder; expected a training workdir, a folder '
-            'written by tools/from_torch.py or a file of published weights.')
-    if path.endswith(('.onnx', '.tflite')):
+            'written by tools/from_torch.py, a file of published weights, '
+            f'hf://owner/name or one of the names {", ".join(table.MODELS)}.')
+    if path.endswith('.tflite'):
         raise ValueError(
             f'{path} is an exported graph, to be run by its own runtime; load the '
             'checkpoint that it was made from.')
-    with extras.needs('export', 'Reading PyTorch files'):
-        from migan_jax.export import importing
-    config, variables, description = importing.convert(path)
+    with extras.needs('export', f'Reading {path}'):
+        config, variables, description = importing.convert(path)
     logging.info('%s: %s', path, description)
     return Model(config, build.build_generator(config, fused=True), variables, path)
 
@@ -198,6 +210,40 @@ class Model:
             picture.restore(result, k)
             for picture, result, k in zip(pictures, painted, known)])
 
+    def save(self, path, *, data='not said', licence='', metrics=None, remarks='',
+             name='', half=False, overwrite=False):
+        """Writes the model as a folder for others, which `load` reads back.
+
+        model.safetensors has the published names of tensors, config.json the fields of
+        the model without any path of this machine, README.md is a model card.
+
+        Args:
+          path: folder to be made.
+          data: what the model was trained on, in words, for the card.
+          licence: of the weights, an SPDX name such as 'MIT', for the card.
+          metrics: {figure: value} for the card, such as `evaluate(...).means`.
+          remarks: sentences for the end of the card.
+          name: the card's title; the folder's name by default.
+          half: store float16, half the size.
+          overwrite: replace an earlier result of this method.
+
+        Returns:
+          Path of the folder.
+
+        Raises:
+          ValueError: something else is there, or a value is not finite or too large
+            for float16.
+          OSError: it can't be written.
+        """
+        path = os.fspath(path)
+        card = bundles.Card(
+            name=name or os.path.basename(os.path.abspath(path)), data=data,
+            licence=licence, step=None if self.step is None else int(self.step),
+            metrics={key: float(value) for key, value in (metrics or {}).items()},
+            remarks=remarks)
+        return bundles.save_bundle(
+            path, self.config, self.variables, card, half=half, overwrite=overwrite)
+
     def export(self, path, format=None, *, half=False, drop_noise_at_4x4=False,
                dynamic_size=False, upstream_crop=False, keep_clamps=False,
                tolerance=None):
@@ -272,7 +318,7 @@ class Model:
 
 def evaluate(model, images, masks=None, *, holes=None, hole_range=None,
              brush_width=None, seed=None, limit=None, protocol='paper', metrics=None,
-             weights='', parts=None):
+             weights='', parts=None, fetch=False):
     """Measures a model on pictures, as tools/evaluate.py does.
 
     Pictures are squashed to R x R (bicubic), holes painted, known pixels always come
@@ -294,9 +340,10 @@ def evaluate(model, images, masks=None, *, holes=None, hole_range=None,
       metrics: names of figures (`evaluation.figures.FIGURES`); by default all that
         can be had.
       weights: folder of the metric networks' weight files; $MIGAN_JAX_CACHE or
-        ~/.cache/migan_jax by default.  Nothing is downloaded.
+        ~/.cache/migan_jax by default.
       parts: folder for stored figures, from where an interrupted evaluation goes on;
         None keeps nothing.
+      fetch: download the networks' weight files that are not there, before the work.
 
     Returns:
       `Figures`.
@@ -322,7 +369,8 @@ def evaluate(model, images, masks=None, *, holes=None, hole_range=None,
             side, tuple(hole_range or drawn['hole_range']),
             tuple(brush_width or drawn['brush_width']), seed)
 
-    judge = report.open_judge(protocol, side, len(names), metrics or (), weights)
+    judge = report.open_judge(
+        protocol, side, len(names), metrics or (), weights, fetch)
     painter = methods.from_generator(
         config, model.generator, model.variables, seed)
     with tempfile.TemporaryDirectory(prefix='migan_jax.') as temporary:

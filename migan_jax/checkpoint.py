@@ -4,6 +4,9 @@ A checkpoint directory (a training workdir, or what `tools/from_torch.py` writes
 
     DIR/config.json              everything a tool needs to know about the model
     DIR/checkpoints/<step>/      Orbax: state, and the evaluation's metrics
+
+Where a deployed generator is wanted, a published one's name, an address on a hub and a
+folder of `Model.save` do as well: `open_checkpoint` takes them all.
 """
 
 import contextlib
@@ -18,6 +21,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from migan_jax.model import build
 from migan_jax import storage
+from migan_jax.weights import opening
 
 
 
@@ -52,7 +56,8 @@ def load_config(directory):
     if not path.exists():
         raise CheckpointError(
             f'{directory} holds no config.json: it is not a checkpoint directory. '
-            'Expected a workdir of migan_jax.main or the output of from_torch.')
+            'Expected a workdir of migan_jax.main, the output of from_torch, the name '
+            'of published weights (tools/fetch.py --list) or hf://owner/name.')
     try:
         config = ml_collections.ConfigDict(json.loads(path.read_text()))
     except ValueError as error:
@@ -202,15 +207,35 @@ def check_same_arrays(expected, actual, expected_name, actual_name):
         raise CheckpointError('arrays do not fit:\n  ' + '\n  '.join(lines))
 
 
+class _Saved:
+    """In place of a manager: a generator that is read whole, with nothing to close."""
+
+    def __init__(self, variables):
+        self.variables = variables
+
+    def close(self):
+        """Nothing is open."""
+
+
 def open_checkpoint(directory):
     """Config and read-only manager of a checkpoint directory, and its best step.
 
+    Args:
+      directory: a training workdir or the output of `tools/from_torch.py`; or what
+        `opening.open_bundle` takes: the name of a published generator, hf://owner/name
+        or a folder of `Model.save`. Their configs are `deployed`, and then nothing but
+        `load_deployed` reads from the manager.
+
     Returns:
-      config, manager, step (best, else latest).
+      config, manager, step (best, else latest; None where it is not known).
 
     Raises:
       CheckpointError: no checkpoint there.
+      ValueError: a name or an address whose files can't be had.
     """
+    bundle = opening.open_bundle(directory)
+    if bundle is not None:
+        return bundle.config, _Saved(bundle.variables), bundle.card.step
     config = load_config(directory)
     if not storage.path_of(directory, 'checkpoints').is_dir():
         raise CheckpointError(f'{directory} has a config.json but no checkpoints yet: '
@@ -264,8 +289,10 @@ def _restore_average(manager, config, step):
 def load_deployed(directory):
     """The deployed generator of a checkpoint directory: best, else latest, EMA.
 
+    Every tool's --checkpoint and config.teacher.checkpoint come here.
+
     Args:
-      directory: a training workdir or the output of `tools/from_torch.py`.
+      directory: see `open_checkpoint`.
 
     Returns:
       config: ConfigDict; `config.model.resolution` is R.
@@ -276,7 +303,9 @@ def load_deployed(directory):
       CheckpointError: no checkpoint there, or not of this model.
     """
     config, manager, step = open_checkpoint(directory)
-    if config.get('deployed', False):
+    if isinstance(manager, _Saved):
+        variables = manager.variables
+    elif config.get('deployed', False):
         variables = restore(manager, build.abstract_variables(config, fused=True), step)
     else:
         variables = _restore_average(manager, config, step)

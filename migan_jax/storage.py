@@ -167,3 +167,9 @@ def _reason(error):
 def shown(name):
     """A file's name or any text for a message: one printable line, else escaped."""
     return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(name))
+
+
+def listed(names, limit=12):
+    """The first few names in one line."""
+    more = [f'and {len(names) - limit} more'] if len(names) > limit else []
+    return ', '.join([str(name) for name in names[:limit]] + more)

@@ -166,7 +166,9 @@ def test_a_comodgan_paints_the_same_alone_and_in_company(tmp_path):
 
 @pytest.mark.parametrize('name, content, message', [
     ('absent', None, 'no such file or folder'),
-    ('migan.onnx', b'x', 'an exported graph'),
+    ('migan.tflite', b'x', 'an exported graph'),
+    ('migan.onnx', b'x', 'no ONNX file'),
+    ('places2-1024', None, 'one of the names places2-512'),
     ('page.pt', b'<html>', 'no PyTorch or safetensors file'),
 ])
 def test_what_is_no_model_is_named(tmp_path, name, content, message):
@@ -178,6 +180,24 @@ def test_what_is_no_model_is_named(tmp_path, name, content, message):
     assert str(path) in str(caught.value)
 
 
+def test_an_address_that_is_none():
+    with pytest.raises(ValueError, match='hf://name: expected hf://owner/name'):
+        migan_jax.load('hf://name')
+
+
+def test_saved_and_loaded_again(model, tmp_path):
+    folder = model.save(tmp_path / 'mine', data='photographs', licence='CC0-1.0',
+                        metrics={'psnr': 20.5})
+    assert 'photographs' in (folder / 'README.md').read_text()
+    again = migan_jax.load(folder)
+    assert again.step == model.step and again.resolution == model.resolution
+    image, mask = picture(20, 30), known(20, 30)
+    np.testing.assert_array_equal(
+        again.inpaint(image, mask), model.inpaint(image, mask))
+    with pytest.raises(ValueError, match='holds a saved model'):
+        model.save(tmp_path / 'mine')
+
+
 def test_an_empty_directory(tmp_path):
     with pytest.raises(ValueError, match='config.json'):
         migan_jax.load(tmp_path)
@@ -187,6 +207,8 @@ def test_a_missing_package_is_named_with_its_extra(
         model, published, monkeypatch, tmp_path):
     for name in [n for n in sys.modules if n.startswith('migan_jax.export')]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, 'migan_jax.data.torch_files', raising=False)
+    monkeypatch.delattr(migan_jax.data, 'torch_files', raising=False)
     monkeypatch.setitem(sys.modules, 'torch', None)
     # An attribute of the package would be found without importing.
     monkeypatch.delattr(migan_jax, 'export', raising=False)

@@ -1,6 +1,6 @@
 """Forms of parameters that only comparisons with the published code need."""
 
-from migan_jax.export import torch_map
+from migan_jax.weights import torch_map
 from migan_jax.model import fuse
 from migan_jax.model import layers
 

@@ -7,6 +7,7 @@ Needs Chromium, and npm the first time: onnxruntime-web goes to web/ort/, axe-co
 import base64
 import contextlib
 import functools
+import hashlib
 import io
 import os
 import pathlib
@@ -27,6 +28,7 @@ from migan_jax.export import comodgan_onnx
 from migan_jax.export import onnx_core
 from migan_jax.export import onnx_pipeline
 from migan_jax import inpaint
+import loopback
 import serve_web
 import tiny
 
@@ -112,8 +114,9 @@ def models(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def serving(models, web=serve_web.WEB):
-    with serve_web.Server(serve_web.Site(models, web), port=0) as server:
+def serving(models, web=serve_web.WEB, published=()):
+    site = serve_web.Site(models, web, published)
+    with serve_web.Server(site, port=0) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -479,6 +482,41 @@ def test_nothing_leaves_the_device_and_no_server_is_needed(browser, models, runt
         paint(page, [(0.4, 0.5), (0.6, 0.5)])
         press(page, 'inpaint', 'Done')
         context.close()
+
+
+def test_the_published_model_is_fetched_on_a_click_and_kept(browser, models, runtime):
+    data = models['pipeline'].read_bytes()
+    with loopback.serving() as authors:
+        authors.routes['/theirs.onnx'] = loopback.whole(
+            data, Access_Control_Allow_Origin='*')
+        offer = {'title': 'MI-GAN 16, nothing', 'file': 'theirs.onnx', 'licence': 'MIT',
+                 'url': f'{authors.address}/theirs.onnx', 'size': len(data),
+                 'sha256': hashlib.sha256(data).hexdigest(), 'host': '127.0.0.1'}
+        wrong = offer | {'title': 'Another', 'sha256': '0' * 64}
+        with serving([], published=[offer, wrong]) as server:
+            context = browser.new_context()
+            page = context.new_page()
+            page.goto(server.address)
+            wait_for(page, 'Drop an .onnx file')
+            button, other = page.query_selector_all('#published button')
+            assert button.text_content() == (
+                f'Fetch MI-GAN 16, nothing ({len(data) / 1e6:.1f} MB, licence MIT) '
+                'from 127.0.0.1')
+            assert authors.asked == []
+            other.click()
+            wait_for(page, 'not the published file.*is not used', '#error')
+            button.click()
+            wait_for(page, 'theirs.onnx is ready')
+            assert authors.asked == ['/theirs.onnx'] * 2
+    # Both servers have stopped.
+    page.reload()
+    wait_for(page, 'Drop an .onnx file')
+    page.query_selector('#published button').click()
+    wait_for(page, 'theirs.onnx is ready')
+    open_picture(page, photograph(60, 60))
+    paint(page, [(0.4, 0.5), (0.6, 0.5)])
+    press(page, 'inpaint', 'Done')
+    context.close()
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])

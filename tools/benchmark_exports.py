@@ -42,7 +42,7 @@ from migan_jax.export import clamps
 from migan_jax.export import onnx_core
 from migan_jax.export import onnx_pipeline
 from migan_jax.export import onnx_half
-from migan_jax.export import topology
+from migan_jax.model import topology
 from migan_jax.export import torch_module
 from migan_jax.model import build
 from migan_jax.model.ops import CLAMP

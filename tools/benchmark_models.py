@@ -35,7 +35,7 @@ from configs import default
 from migan_jax import cli
 from migan_jax.export import clamps
 from migan_jax.export import comodgan_onnx
-from migan_jax.export import topology
+from migan_jax.model import topology
 from migan_jax.model import build
 from migan_jax.model.layers import channels
 from migan_jax.model.layers import resolutions

@@ -11,7 +11,8 @@ from the original. With several --hole_ranges, such as "0,.2;.2,.4", the folders
 
 PSNR, SSIM and L1 need nothing else. FID, P-IDS, U-IDS and LPIPS need weight files in
 --weights (default: $MIGAN_JAX_CACHE or ~/.cache/migan_jax); where one is absent, the
-metric is left out, and the tool says which file to put where. --protocol=paper feeds
+metric is left out, and the tool says which file to put where, or --fetch downloads it
+(before the work starts). --protocol=paper feeds
 unrounded floats to Inception through a half-pixel bilinear resize, as the paper's
 figures do; --protocol=stylegan truncates to 8 bits and resizes as TensorFlow 1 did.
 
@@ -69,6 +70,7 @@ class Options(NamedTuple):
     dataset: str = ''
     name: str = ''
     weights: str = ''
+    fetch: bool = False
     parts: str = ''
     overwrite: bool = False
 
@@ -192,14 +194,17 @@ def label_of(bounds):
 
 def open_checkpoint(path, what, name, resolution, seed):
     """`Method` of a checkpoint directory; its generator runs on all local devices."""
-    config, generator, variables = checkpoint_lib.load_deployed(path)
-    own = config.model.resolution
+    of_generator, generator, variables = checkpoint_lib.load_deployed(path)
+    own = of_generator.model.resolution
     if resolution not in (0, own):
         raise ValueError(f'{path}: the model paints {own} x {own} pixels, but '
                          f'--resolution is {resolution}.')
-    inputs.check_batch(config.eval.batch_size, 'eval.batch_size of the checkpoint')
+    # Published and saved generators have no settings of an evaluation.
+    config = of_generator if 'eval' in of_generator else None
+    if config is not None:
+        inputs.check_batch(config.eval.batch_size, 'eval.batch_size of the checkpoint')
     painter = methods.from_generator(
-        config, generator, variables, seed_of(config, seed))
+        of_generator, generator, variables, seed_of(config, seed))
     return Method(name, what, own, lambda label, stems: painter, config)
 
 
@@ -311,7 +316,8 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
         source, resolution=resolution, batch_size=batch_size, crop=crop, limit=limit)
 
     judge = report.open_judge(
-        options.protocol, resolution, count, options.metrics, options.weights)
+        options.protocol, resolution, count, options.metrics, options.weights,
+        options.fetch)
     parts = methods.Parts(options.parts or f'{out}.parts')
 
     # Before the long work, so that a name that does not fit shows at once.
@@ -417,7 +423,7 @@ def main(argv):
         table=int(args.table or 0),
         **{name: getattr(args, name) for name in (
             'predictions', 'onnx', 'torchscript', 'contract', 'masks', 'save_masks',
-            'resolution', 'protocol', 'dataset', 'name', 'weights', 'parts',
+            'resolution', 'protocol', 'dataset', 'name', 'weights', 'fetch', 'parts',
             'overwrite')})
     summary = run(args.checkpoint, args.images, args.out, args.seed, args.limit, options)
     if args.json:
@@ -453,6 +459,7 @@ def define_flags():
                       'Under which columns of the table this run belongs.')
     flags.DEFINE_string('name', '', 'Of the method in tables; default: its file name.')
     flags.DEFINE_string('weights', '', 'Folder of the metric networks\' weight files.')
+    flags.DEFINE_bool('fetch', False, 'Download those that are not there.')
     flags.DEFINE_string('parts', '', 'Folder of stored figures; default: OUT.parts.')
     flags.DEFINE_string('out', None, 'Path of the results, without suffix.')
     flags.DEFINE_bool('overwrite', False, 'Results may lie among the inputs.')

@@ -5,7 +5,8 @@
 Reads MI-GAN as published for inference (also the older layout, whose upsampling has
 `insert_zeros`), TorchScript archives of it (migan_traced.pt), what tools/to_torch.py
 writes, and Co-Mod-GAN generators (--kind=comodgan); state dicts, safetensors and
-TorchScript alike. Only tensors are read: pickled code is refused before any of it runs.
+TorchScript alike, and ONNX graphs of a MI-GAN. Only tensors are read: pickled code is
+refused before any of it runs.
 
 Resolution, channels and noise are read from the file; with --resolution they are
 checked against it. The result holds the generator bit for bit. tools/inpaint.py,
@@ -25,10 +26,10 @@ from absl import flags
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import cli
+from migan_jax import storage
 with cli.needs('export'):
-    from migan_jax.export import importing
-    from migan_jax.data import torch_files
-    from migan_jax.export.importing import ImportFailed
+    from migan_jax.weights import importing
+    from migan_jax.weights.importing import ImportFailed
 
 DEFAULT_CONFIG = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'default.py'
 
@@ -76,7 +77,7 @@ def check_out(out, overwrite):
     if not ours:
         raise ImportFailed(
             f'--out={out} exists and was not written by from_torch (it holds '
-            f'{torch_files.listed(names, 5)}): name a new directory.')
+            f'{storage.listed(names, 5)}): name a new directory.')
     if not overwrite:
         raise ImportFailed(f'--out={out} exists: pass --overwrite to replace it, or '
                            'name a new directory.')

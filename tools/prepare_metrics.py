@@ -6,8 +6,8 @@
 Reads the published weight files of FID's Inception and of LPIPS with AlexNet from
 --weights (default: $MIGAN_JAX_CACHE or ~/.cache/migan_jax), checks their hashes, and
 writes plain arrays, so that a machine that trains needs no PyTorch. What is not there
-is left out, and the tool says which file to put where. --protocol says how images are
-fed to Inception, as in tools/evaluate.py, and goes into the file.
+is left out, and the tool says which file to put where; --fetch downloads it. --protocol
+says how images are fed to Inception, as in tools/evaluate.py, and goes into the file.
 """
 
 import os
@@ -22,13 +22,14 @@ from migan_jax.evaluation import networks as networks_lib
 METRICS = ('fid', 'lpips')
 
 
-def run(out, weights='', protocol='paper'):
+def run(out, weights='', protocol='paper', fetch=False):
     """Writes the file that `networks_lib.read_networks` reads.
 
     Args:
       out: its path; the folder is made if missing.
       weights: folder of the published files; the cache folder if empty.
       protocol: 'paper' or 'stylegan'.
+      fetch: download the files that are not there.
 
     Returns:
       `networks_lib.Loaded`.
@@ -38,7 +39,7 @@ def run(out, weights='', protocol='paper'):
         not hold what it should; nothing is written then.
     """
     protocol = inception.PROTOCOLS[protocol]
-    loaded = networks_lib.load_networks(protocol, weights, METRICS)
+    loaded = networks_lib.load_networks(protocol, weights, METRICS, fetch)
     if not loaded.files:
         raise ValueError('\n'.join(
             ['no metric network is there', *loaded.missing.values()]))
@@ -49,6 +50,7 @@ def run(out, weights='', protocol='paper'):
 
 def define_flags():
     flags.DEFINE_string('weights', '', 'Folder of the published weight files.')
+    flags.DEFINE_bool('fetch', False, 'Download the weight files that are not there.')
     flags.DEFINE_enum('protocol', 'paper', sorted(inception.PROTOCOLS), 'See above.')
     flags.DEFINE_string('out', None, 'File to be written (.npz).', required=True)
 
@@ -59,7 +61,7 @@ def main(argv):
     cli.quiet_logs()
     with cli.Status() as status:
         status.show('reading weight files')
-        loaded = run(args.out, args.weights, args.protocol)
+        loaded = run(args.out, args.weights, args.protocol, args.fetch)
     for name, digest in loaded.files.items():
         print(f'read {name}, sha256 {digest}')
     for sentence in loaded.missing.values():

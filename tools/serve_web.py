@@ -2,6 +2,11 @@
 
     python tools/serve_web.py --fetch --model=export/migan_pipeline.onnx
 
+Instead of a file --model takes the name of published weights that the authors have as
+such a graph (places2-512), which is fetched once. The page's own menu offers that, too:
+on a click the browser fetches it from the authors' address, compares its hash and keeps
+it; --nopublished leaves the offer out.
+
 --fetch copies onnxruntime-web, which runs the model in the browser, into web/ort/:
 from npm, or with --fetch=FILE.tgz from its npm package at hand. Needed once; without
 --model nothing is served then. Several models, separated by commas, make a menu.
@@ -33,6 +38,8 @@ import urllib.parse
 from absl import flags
 
 from migan_jax import cli
+from migan_jax.weights import fetching
+from migan_jax.weights import table
 
 WEB = pathlib.Path(__file__).resolve().parents[1] / 'web'
 
@@ -59,6 +66,9 @@ TYPES = {
     '.onnx': 'application/octet-stream',
 }
 
+# Where the addresses of published files lead to besides their own host.
+REDIRECTED = {'huggingface.co': ('https://*.huggingface.co', 'https://*.hf.co')}
+
 HEADERS = {
     # Cross-origin isolation, without which browsers give WebAssembly no threads.
     'Cross-Origin-Opener-Policy': 'same-origin',
@@ -67,7 +77,7 @@ HEADERS = {
     # The browser itself sees to it that nothing leaves the device.
     'Content-Security-Policy': (
         "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; "
-        "style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+        "style-src 'self'; img-src 'self' blob:; connect-src 'self'{origins}; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
     'X-Content-Type-Options': 'nosniff',
     'Referrer-Policy': 'no-referrer',
@@ -173,6 +183,50 @@ def runtime_missing(web=WEB):
     return version.read_text() != f'{RUNTIME} {RUNTIME_VERSION}\n'
 
 
+def published_models():
+    """What the page's menu offers, as published.json has it."""
+    return [
+        {'title': f'MI-GAN {model.resolution}, {model.data}', 'file': file.name,
+         'url': file.url, 'size': file.size, 'sha256': file.sha256,
+         'licence': model.licence, 'host': urllib.parse.urlsplit(file.url).hostname}
+        for model in table.MODELS.values() for file in model.files
+        if is_pipeline(file)]
+
+
+def is_pipeline(file):
+    """Whether the page can run a published file: u8 pictures of any size."""
+    return file == table.PIPELINE
+
+
+def model_path(text):
+    """The path that --model names: a file, or a published graph that is fetched.
+
+    Raises:
+        ServeError: published weights of which there is no graph.
+        fetching.FetchError: it is not here and can't be fetched.
+    """
+    if text not in table.MODELS or os.path.exists(text):
+        return text
+    for file in table.MODELS[text].files:
+        if is_pipeline(file):
+            return fetching.fetch(file)
+    raise ServeError(
+        f'--model={text}: the authors have no graph of it that the page could run; '
+        f'make one: python tools/to_torch.py --checkpoint={text} --out=export '
+        '--formats=onnx_pipeline')
+
+
+def security_policy(published):
+    """The page's Content-Security-Policy: it may ask for what it offers, no more."""
+    origins = []
+    for entry in published:
+        place = urllib.parse.urlsplit(entry['url'])
+        origins += [f'{place.scheme}://{place.netloc}',
+                    *REDIRECTED.get(place.hostname, ())]
+    return HEADERS['Content-Security-Policy'].format(
+        origins=''.join(f' {origin}' for origin in dict.fromkeys(origins)))
+
+
 class Site:
     """What is served: names, and nothing that could be a path.
 
@@ -180,17 +234,22 @@ class Site:
 
     Attributes:
         models: {name: path} in the order of the menu.
+        headers: of every answer.
     """
 
-    def __init__(self, models, web=WEB):
+    def __init__(self, models, web=WEB, published=()):
         """
         Args:
             models: paths of .onnx files; the first is the one the page opens with.
             web: folder of the page.
+            published: what the menu offers besides, see `published_models`.
 
         Raises:
             ServeError: a file is missing, or two have one name.
         """
+        self._published = list(published)
+        self.headers = HEADERS | {
+            'Content-Security-Policy': security_policy(self._published)}
         self.models = {}
         for path in map(pathlib.Path, models):
             if path.suffix != '.onnx' or not path.is_file():
@@ -219,6 +278,8 @@ class Site:
         name = urllib.parse.unquote(address.partition('?')[0]).removeprefix('/')
         if name == 'models.json':
             return json.dumps(list(self.models)).encode(), '.json'
+        if name == 'published.json':
+            return json.dumps(self._published).encode(), '.json'
         folder, _, model = name.rpartition('/')
         if folder == 'models' and model in self.models:
             return self.models[model], '.onnx'
@@ -290,7 +351,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _head(self, code, length, kind, more=None):
         self.send_response(code)
         own = {'Content-Type': kind, 'Content-Length': str(length)}
-        for name, value in (own | HEADERS | (more or {})).items():
+        for name, value in (own | self.site.headers | (more or {})).items():
             self.send_header(name, value)
         self.end_headers()
 
@@ -410,7 +471,9 @@ def main(argv):
         unpack_runtime(fetch)
     if not args.model:
         return
-    server = Server(Site(args.model), args.host, args.port, args.certificate)
+    site = Site([model_path(each) for each in args.model],
+                published=published_models() if args.published else ())
+    server = Server(site, args.host, args.port, args.certificate)
     if runtime_missing():
         print(f'warning: {WEB / "ort"} lacks {RUNTIME} {RUNTIME_VERSION}, without '
               'which the page runs no model; run once with --fetch', file=sys.stderr)
@@ -423,8 +486,9 @@ def main(argv):
 
 
 def define_flags():
-    flags.DEFINE_list('model', None, 'ONNX files from tools/to_torch.py; the first is '
-                      'what the page opens with.')
+    flags.DEFINE_list('model', None, 'ONNX files from tools/to_torch.py, or '
+                      'places2-512; the first is what the page opens with.')
+    flags.DEFINE_bool('published', True, 'Offer the published model in the menu.')
     flags.DEFINE_string('host', '127.0.0.1', 'Address to listen on; 0.0.0.0 for all.')
     flags.DEFINE_integer('port', 8000, 'Port; 0 for any.')
     flags.DEFINE_string('certificate', None,

@@ -8,6 +8,8 @@ const RUNTIMES = {
   webgpu: './ort/ort.webgpu.bundle.min.mjs',
 };
 const FETCH_RUNTIME = 'python tools/serve_web.py --fetch';
+// Cache Storage of the authors' model, once it has been fetched.
+const PUBLISHED = 'migan-published';
 
 const WARM_UPS = 3;
 const RUNS = 30;
@@ -394,24 +396,71 @@ function startPage() {
 
   const modelFile = file => ({name: file.name, read: () => file.arrayBuffer()});
 
+  async function download(address, onProgress, options) {
+    const response = await fetch(address, options);
+    if (!response.ok) throw new Error(`the server answered ${response.status}`);
+    const total = Number(response.headers.get('Content-Length'));
+    const parts = [];
+    let done = 0;
+    for (const reader = response.body.getReader(); ;) {
+      const {value, done: end} = await reader.read();
+      if (end) break;
+      parts.push(value);
+      done += value.length;
+      if (total) onProgress(Math.min(done / total, 1));
+    }
+    return new Blob(parts).arrayBuffer();
+  }
+
   const servedModel = file => ({
     name: file,
+    read: onProgress => download(`models/${encodeURIComponent(file)}`, onProgress),
+  });
+
+  // The authors' file from their own address: fetched once, kept, its hash compared.
+  const publishedModel = ({file, url, sha256}) => ({
+    name: file,
     async read(onProgress) {
-      const response = await fetch(`models/${encodeURIComponent(file)}`);
-      if (!response.ok) throw new Error(`the server answered ${response.status}`);
-      const total = Number(response.headers.get('Content-Length'));
-      const parts = [];
-      let done = 0;
-      for (const reader = response.body.getReader(); ;) {
-        const {value, done: end} = await reader.read();
-        if (end) break;
-        parts.push(value);
-        done += value.length;
-        if (total) onProgress(Math.min(done / total, 1));
+      if (!window.isSecureContext) {
+        throw new Error('browsers compare hashes on https and localhost only; open the ' +
+                        'page there, or fetch the model on the computer that serves it.');
       }
-      return new Blob(parts).arrayBuffer();
+      const cache = await caches.open(PUBLISHED);
+      const kept = await cache.match(url);
+      const bytes = kept ? await kept.arrayBuffer()
+        : await download(url, onProgress, {mode: 'cors', credentials: 'omit'});
+      const digest = hexadecimal(await crypto.subtle.digest('SHA-256', bytes));
+      if (digest !== sha256) {
+        await cache.delete(url);
+        throw new Error(`not the published file: ${bytes.byteLength} bytes, sha256 ` +
+                        `${digest}, expected ${sha256}. It is not used.`);
+      }
+      // A full disk or a private window costs offline use, nothing else.
+      if (!kept) await cache.put(url, new Response(bytes)).catch(console.warn);
+      return bytes;
     },
   });
+
+  const hexadecimal = buffer => [...new Uint8Array(buffer)].map(
+    byte => byte.toString(16).padStart(2, '0')).join('');
+
+  async function offerPublishedModels() {
+    let offers = [];
+    try {
+      const response = await fetch('published.json');
+      if (response.ok) offers = await response.json();
+    } catch (error) {
+      console.warn(error);
+    }
+    el('published').replaceChildren(...offers.map(offer => {
+      const button = document.createElement('button');
+      button.type = 'button';
+      button.textContent = `Fetch ${offer.title} (${(offer.size / 1e6).toFixed(1)} MB, ` +
+        `licence ${offer.licence}) from ${offer.host}`;
+      button.addEventListener('click', () => openModel(publishedModel(offer)));
+      return button;
+    }));
+  }
 
   async function openServedModels() {
     let names = [];
@@ -541,7 +590,7 @@ function startPage() {
 
   update();
   deviceName().then(text => { el('device').value = text; });
-  keepForOffline().then(openServedModels);
+  keepForOffline().then(offerPublishedModels).then(openServedModels);
 }
 
 // 'Pixel 8, Chrome 130': a first guess, for the person to correct.

@@ -21,6 +21,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from migan_jax.storage import listed
 from migan_jax import triton_guard
 from migan_jax.storage import shown
 
@@ -120,12 +121,6 @@ def read_file(path):
             f'{listed(damaged)}. The training diverged or the file is damaged: use an '
             'earlier checkpoint.')
     return TorchFile(arrays, kind)
-
-
-def listed(names, limit=12):
-    """The first few names in one line."""
-    more = [f'and {len(names) - limit} more'] if len(names) > limit else []
-    return ', '.join([str(name) for name in names[:limit]] + more)
 
 
 def _check_sharing(path, tensors):

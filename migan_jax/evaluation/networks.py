@@ -50,7 +50,7 @@ class Loaded(NamedTuple):
     missing: dict
 
 
-def load_networks(protocol, folder='', wanted=None):
+def load_networks(protocol, folder='', wanted=None, fetch=False):
     """Reads the weight files that are there.
 
     Args:
@@ -58,6 +58,7 @@ def load_networks(protocol, folder='', wanted=None):
       folder: with the files; `weights.cache_folder()` if empty.
       wanted: metrics to be computed; all by default. Files that only others need are
         not opened.
+      fetch: download the files that are not there.
 
     Returns:
       `Loaded`.
@@ -72,9 +73,9 @@ def load_networks(protocol, folder='', wanted=None):
     def read(*searches):
         """Tensors and path of the file that each search finds."""
         found, sentences = [], []
-        for candidates, packaged in searches:
+        for candidates in searches:
             try:
-                found.append(weights.find(candidates, folder, packaged))
+                found.append(weights.find(candidates, folder, fetch))
             except weights.MissingWeights as error:
                 sentences.append(str(error))
         if sentences:
@@ -83,12 +84,12 @@ def load_networks(protocol, folder='', wanted=None):
         return [(_read_tensors(file.path), file.path) for file in found]
 
     def load_inception():
-        ((tensors, path),) = read((weights.INCEPTIONS[protocol.name], ''))
+        ((tensors, path),) = read(weights.INCEPTIONS[protocol.name])
         return inception.from_tensors(tensors, path)
 
     def load_lpips():
         (trunk, path), (linear, other) = read(
-            (weights.ALEXNETS, ''), ((weights.LPIPS_LINEAR,), 'lpips/weights/v0.1'))
+            weights.ALEXNETS, (weights.LPIPS_LINEAR,))
         return lpips.from_tensors(trunk, linear, f'{path} and {other}')
 
     params = []

@@ -81,7 +81,7 @@ def too_small(side: int, names: Sequence[str]) -> dict:
 
 
 def open_judge(protocol: str, side: int, count: int, asked: Sequence[str] = (),
-               weights: str = '') -> Judge:
+               weights: str = '', fetch: bool = False) -> Judge:
     """Opens the metric networks that the wanted figures need.
 
     Args:
@@ -90,6 +90,7 @@ def open_judge(protocol: str, side: int, count: int, asked: Sequence[str] = (),
       count: of images.
       asked: names of figures; all that can be had by default.
       weights: folder of the networks' weight files; see `networks.load_networks`.
+      fetch: download those that are not there.
 
     Raises:
       ValueError: an unknown protocol or figure; one asked for by name that so few or so
@@ -104,7 +105,7 @@ def open_judge(protocol: str, side: int, count: int, asked: Sequence[str] = (),
     names = tuple(asked or figures_lib.NAMES)
     left_out = methods.check_counts(count, names) | too_small(side, names)
     names = tuple(name for name in names if name not in left_out)
-    loaded = networks_lib.load_networks(protocol, weights, names)
+    loaded = networks_lib.load_networks(protocol, weights, names, fetch)
     left_out |= loaded.missing
     if refused := [why for name, why in left_out.items() if name in asked]:
         raise ValueError('\n'.join(dict.fromkeys(refused)))

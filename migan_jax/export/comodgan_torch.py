@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from migan_jax.export import torch_map
+from migan_jax.weights import torch_map
 from migan_jax.export.torch_module import activation
 from migan_jax.export.torch_module import tensor_of
 from migan_jax.export.torch_module import up2

@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional
 
 from migan_jax.export import onnx_core
-from migan_jax.export import topology
+from migan_jax.model import topology
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
 from migan_jax.model.ops import SQRT2

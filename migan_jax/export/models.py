@@ -91,7 +91,8 @@ def load(directory):
     _, manager, step = checkpoint_lib.open_checkpoint(directory)
     manager.close()
     config, _, variables = checkpoint_lib.load_deployed(directory)
-    return from_deployed(config, variables, str(step))
+    return from_deployed(
+        config, variables, 'unknown' if step is None else str(step))
 
 
 def from_deployed(config, variables, step):

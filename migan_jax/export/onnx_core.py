@@ -29,8 +29,8 @@ import onnx
 from onnx import helper
 from onnx import numpy_helper
 
-from migan_jax.export import topology
 from migan_jax.model import fill
+from migan_jax.model import topology
 from migan_jax.model.layers import check_resolution
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS

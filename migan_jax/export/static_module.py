@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from migan_jax.export import onnx_core
-from migan_jax.export import topology
+from migan_jax.model import topology
 from migan_jax.export.torch_module import tensor_of
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS

@@ -11,7 +11,7 @@ import torch
 from migan_jax.data import torch_files
 from migan_jax.export import comodgan_torch
 from migan_jax.export import comparison
-from migan_jax.export import torch_map
+from migan_jax.weights import torch_map
 from migan_jax.export import torch_module
 from migan_jax.export.models import drop_noise_at_4x4
 from migan_jax.export.models import ExportFailed

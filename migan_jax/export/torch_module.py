@@ -10,21 +10,20 @@ All numbers are buffers, so that `.to(device)` moves them.  Weights take the dty
 the input when used: half the file size with float16 weights, float32 in between.
 """
 
-import re
-
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from migan_jax.export import topology
-from migan_jax.export import torch_map
+from migan_jax.model import topology
 from migan_jax.model.fill import FLAG as FILL_FLAG
 from migan_jax.model.fill import LOWEST
 from migan_jax.model.fill import SMALLEST_SHARE
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
 from migan_jax.model.ops import SQRT2
+from migan_jax.weights import torch_map
+from migan_jax.weights.folded import BLOCK_TENSORS
 
 
 def activation(x):
@@ -68,7 +67,7 @@ class Block(nn.Module):
     def __init__(self, state, prefix, up=False, down=False):
         super().__init__()
         self.up, self.down = up, down
-        for name, ending in _BLOCK_TENSORS.items():
+        for name, ending in BLOCK_TENSORS.items():
             self.register_buffer(name, tensor_of(state[f'{prefix}.{ending}'], SQRT2))
         self.noisy = f'{prefix}.noise_const' in state
         if self.noisy:
@@ -170,11 +169,6 @@ class Generator(nn.Module):
         return up2(image)
 
 
-# Buffers of a block and the endings of their published names.
-_BLOCK_TENSORS = {
-    'depthwise': 'conv1.weight', 'bias': 'conv1.bias', 'pointwise': 'conv2.weight'}
-
-
 def tensor_of(array, gain):
     """float32 tensor of array * gain, rounded once."""
     return torch.from_numpy((np.asarray(array, np.float64) * gain).astype(np.float32))
@@ -210,45 +204,3 @@ def trace(module):
     with torch.inference_mode():
         # Compared with JAX by those who write it to a file.
         return torch.jit.trace(module, x, check_trace=False)
-
-
-def is_folded(tensors):
-    """Whether {name: array} comes from this module rather than a published one."""
-    return any(name.endswith('.depthwise') for name in tensors)
-
-
-def unfold(tensors):
-    """The module's tensors under the published names, without the folded factors.
-
-    Weights come back within rounding (1e-7); strength and plane of the noise only as
-    their product, as strength 1.
-
-    Args:
-      tensors: {name: array} of a `Generator`; names it has not got are kept.
-
-    Returns:
-      {published name: array}.
-    """
-    state = {}
-    for name, array in tensors.items():
-        prefix, _, last = name.rpartition('.')
-        if last == 'fir':
-            channels = len(tensors[f'{prefix}.depthwise'])
-            state[f'{prefix}.downsample.filter.weight'] = np.tile(
-                array, (channels, 1, 1, 1))
-        elif last == 'noise':
-            state[f'{prefix}.noise_const'] = _divide(array)[0, 0]
-            state[f'{prefix}.noise_strength'] = np.ones((), np.float32)
-        elif re.search(r'\.conv[12]$', prefix) and last in _BLOCK_TENSORS:
-            state[f'{prefix}.{_BLOCK_TENSORS[last]}'] = _divide(array)
-        elif last in ('kernel', 'bias'):
-            ending = 'weight' if last == 'kernel' else last
-            activated = prefix.endswith('.fromrgb')
-            state[f'{prefix}.{ending}'] = _divide(array) if activated else array
-        else:
-            state[name] = array
-    return state
-
-
-def _divide(array):
-    return (np.asarray(array, np.float64) / SQRT2).astype(np.float32)

@@ -11,26 +11,29 @@ from migan_jax.data.torch_files import read_tensors
 from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation.metrics import weights
 from migan_jax.evaluation import networks as networks_lib
+from migan_jax.weights import fetching
 from inception_test import random_tensors as inception_tensors
 from lpips_test import random_tensors as lpips_tensors
+import loopback
 
 
 def write(folder, name, content):
-    """Writes a file; returns the `WeightFile` that describes it."""
+    """Writes a file; returns the `File` that describes it."""
     path = os.path.join(folder, name)
     with open(path, 'wb') as f:
         f.write(content)
-    return weights.WeightFile(
-        name, f'{len(content)} bytes', hashlib.sha256(content).hexdigest())
+    return weights.File(
+        name, f'sha256:{hashlib.sha256(content).hexdigest()}', len(content))
 
 
 def test_first_file_that_is_there(tmp_path):
     a = write(tmp_path, 'a.pth', b'one')
-    b = weights.WeightFile('b.pth', '9 bytes', '0' * 64)
+    b = weights.File('b.pth', 'sha256:' + '0' * 64, 9)
     found = weights.find((b, a), str(tmp_path))
     assert found == (str(tmp_path / 'a.pth'), a.sha256)
     # Of some files only the start of the hash is published.
-    assert weights.find((a._replace(sha256=a.sha256[:8]),), str(tmp_path)) == found
+    short = a._replace(digest=f'sha256:{a.sha256[:8]}')
+    assert weights.find((short,), str(tmp_path)) == found
 
 
 def test_cache_folder_of_the_environment(tmp_path, monkeypatch):
@@ -48,10 +51,10 @@ def test_file_inside_an_installed_package_that_is_not_imported(tmp_path, monkeyp
     (package / '__init__.py').write_text('raise RuntimeError("imported")')
     a = write(package / 'weights', 'a.pth', b'one')
     monkeypatch.syspath_prepend(str(tmp_path))
-    inside = 'carrier_of_weights/weights'
-    assert weights.find((a,), str(tmp_path), inside).path.endswith('weights/a.pth')
+    a = a._replace(package='carrier_of_weights/weights')
+    assert weights.find((a,), str(tmp_path)).path.endswith('weights/a.pth')
     with pytest.raises(weights.MissingWeights, match="install .*'no_such_package'"):
-        weights.find((a,), str(tmp_path), 'no_such_package/weights')
+        weights.find((a._replace(package='no_such_package/weights'),), str(tmp_path))
 
 
 def test_missing_file_says_which_and_where(tmp_path):
@@ -160,3 +163,19 @@ def test_torchscript_file_with_the_graphs_names(tmp_path):
                  'Mixed_7b.branch3x3dbl_3a'):
         np.testing.assert_array_equal(got[name]['kernel'], want[name]['kernel'])
         np.testing.assert_array_equal(got[name]['bias'], want[name]['bias'])
+
+
+def test_absent_files_are_downloaded_only_when_asked(tmp_path):
+    content = b'tensors'
+    with loopback.serving() as site:
+        file = site.file('a.pth', content, size=len(content),
+                         digest=f'sha256:{hashlib.sha256(content).hexdigest()}')
+        other = file._replace(name='b.pth', url=f'{site.address}/b.pth')
+        with pytest.raises(weights.MissingWeights):
+            weights.find((file, other), str(tmp_path))
+        assert site.asked == []
+        found = weights.find((file, other), str(tmp_path), fetch=True)
+        assert found == (str(tmp_path / 'a.pth'), file.sha256)
+        with pytest.raises(fetching.FetchError, match='answers 404'):
+            weights.find((other,), str(tmp_path), fetch=True)
+        assert site.asked == ['/a.pth', '/b.pth']

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from migan_jax.export import torch_map
+from migan_jax.weights import torch_map
 from migan_jax.model.discriminator import Discriminator
 from migan_jax.model import fuse
 from migan_jax.model.generator import Generator

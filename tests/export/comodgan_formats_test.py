@@ -19,7 +19,7 @@ from migan_jax.export import comodgan_onnx
 from migan_jax.export import comodgan_torch
 from migan_jax.export import exporting
 from migan_jax.export import onnx_half
-from migan_jax.export import torch_map
+from migan_jax.weights import torch_map
 from migan_jax.model import comodgan
 import golden
 

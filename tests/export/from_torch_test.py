@@ -16,7 +16,7 @@ import torch
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.data import torch_files
-from migan_jax.export import torch_map
+from migan_jax.weights import torch_map
 from migan_jax.export import torch_module
 from migan_jax.training import checks
 from migan_jax.training import inputs

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.lite.tools import flatbuffer_utils
 
 from migan_jax.export import tflite
-from migan_jax.export import torch_map
+from migan_jax.weights import torch_map
 from migan_jax.model.generator import Generator
 from migan_jax.model.layers import ConvSpec
 from migan_jax.model.ops import up2

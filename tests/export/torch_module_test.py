@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from migan_jax.data import torch_files
-from migan_jax.export import torch_map
+from migan_jax.weights import folded
+from migan_jax.weights import torch_map
 from migan_jax.export import torch_module
 from migan_jax.model.generator import Generator
 from migan_jax.model.layers import ConvSpec
@@ -152,11 +153,11 @@ def test_unfold_gives_published_names_back(tmp_path):
     module = torch_module.build_module(config, variables)
     torch_module.trace(module).save(tmp_path / 'migan_traced.pt')
     tensors = torch_files.read_tensors(tmp_path / 'migan_traced.pt')
-    assert torch_module.is_folded(tensors)
+    assert folded.is_folded(tensors)
     table = torch_map.generator_table(32, branches=0, noise_at_4x4=True, fused=True)
     published = torch_map.to_torch(variables, table)
-    assert not torch_module.is_folded(published)
-    state = torch_module.unfold(tensors)
+    assert not folded.is_folded(published)
+    state = folded.unfold(tensors)
     back = torch_map.from_torch(state, table, torch_map.torch_shapes(variables, table))
     image = generate.func(back, sample(32))
     assert golden.relative_error(image, generate(sample(32))) < 1e-5

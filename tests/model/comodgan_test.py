@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import golden
-from migan_jax.export import torch_map
+from migan_jax.weights import torch_map
 from migan_jax.model import comodgan
 
 # The golden's sizes.

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import golden
-from migan_jax.export import torch_map
+from migan_jax.weights import torch_map
 from migan_jax.model.discriminator import Discriminator
 from migan_jax.model.layers import ConvSpec
 from migan_jax.training import losses

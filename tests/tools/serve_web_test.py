@@ -20,6 +20,8 @@ import types
 
 import pytest
 
+import loopback
+from migan_jax.weights import table
 import serve_web
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -97,6 +99,7 @@ def test_types_and_isolation(server, address, kind):
     assert headers['Cross-Origin-Embedder-Policy'] == 'require-corp'
     assert headers['X-Content-Type-Options'] == 'nosniff'
     assert "connect-src 'self';" in headers['Content-Security-Policy']
+    assert '{' not in headers['Content-Security-Policy']
     status, head, nothing = ask(server, address, 'HEAD')
     assert (status, head['Content-Length'], nothing) == (200, str(len(body)), b'')
 
@@ -333,3 +336,33 @@ def test_command_line(folder):
             assert json.loads(answer) == ['my model.onnx', 'other.onnx']
         finally:
             process.terminate()
+
+
+def test_the_published_model_is_offered_by_its_address(tmp_path):
+    site = serve_web.Site([], published=serve_web.published_models())
+    (offer,) = json.loads(site.find('/published.json')[0])
+    assert (offer['file'], offer['size'], offer['licence'], offer['host']) == (
+        'migan_pipeline_v2.onnx', 28_079_181, 'MIT', 'huggingface.co')
+    assert len(offer['sha256']) == 64
+    policy = site.headers['Content-Security-Policy']
+    assert "connect-src 'self' https://huggingface.co https://" in policy
+    plain = serve_web.Site([])
+    assert json.loads(plain.find('/published.json')[0]) == []
+    assert "connect-src 'self';" in plain.headers['Content-Security-Policy']
+
+
+def test_a_name_is_served_as_the_published_graph(tmp_path, monkeypatch):
+    data = b'a graph'
+    monkeypatch.setenv('MIGAN_JAX_CACHE', str(tmp_path))
+    with loopback.serving() as authors:
+        file = authors.file('theirs.onnx', data, size=len(data),
+                            digest=f'sha256:{hashlib.sha256(data).hexdigest()}')
+        monkeypatch.setattr(table, 'PIPELINE', file)
+        model = table.MODELS['places2-512']._replace(files=(file,))
+        monkeypatch.setitem(table.MODELS, 'places2-512', model)
+        path = serve_web.model_path('places2-512')
+    assert path == str(tmp_path / 'theirs.onnx')
+    assert serve_web.model_path('places2-512') == path
+    with pytest.raises(serve_web.ServeError, match='--checkpoint=ffhq-256'):
+        serve_web.model_path('ffhq-256')
+    assert serve_web.model_path('mine.onnx') == 'mine.onnx'

@@ -12,7 +12,7 @@ import golden
 from migan_jax.devices import AXIS
 from migan_jax.devices import replicate
 from migan_jax.devices import unreplicate
-from migan_jax.export import torch_map
+from migan_jax.weights import torch_map
 from migan_jax.model.discriminator import Discriminator
 from migan_jax.model.generator import Generator
 from migan_jax.model.layers import ConvSpec

@@ -14,7 +14,7 @@ from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.devices import AXIS
 from migan_jax.devices import replicate
 from migan_jax.devices import unreplicate
-from migan_jax.export import torch_map
+from migan_jax.weights import torch_map
 from migan_jax.model import build
 from migan_jax.model import io as model_io
 from migan_jax.training import loop

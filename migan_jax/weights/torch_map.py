@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from migan_jax.export import topology
+from migan_jax.model import topology
 from migan_jax.model.layers import resolutions
 
 # How an array changes between the two sides (see `_to_flax`).

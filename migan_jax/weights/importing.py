@@ -1,24 +1,26 @@
-"""Reads published weights: files of PyTorch tensors -> a deployed generator.
+"""Reads published weights: PyTorch and ONNX files -> a deployed generator.
 
 tools/from_torch.py is the command line; `migan_jax.load` reads such files directly.
 """
 
+import os
 import re
 from typing import NamedTuple
 
+from absl import logging
 import jax
 import ml_collections
 import numpy as np
 
-from migan_jax.data import torch_files
-from migan_jax.export import torch_map
-from migan_jax.export import torch_module
 from migan_jax.model import build
 from migan_jax.model.fill import FLAG as FILL_FLAG
 from migan_jax.model.layers import channels
 from migan_jax.model.layers import check_resolution
 from migan_jax.model.layers import resolutions
 from migan_jax.model.ops import FIR_TAPS
+from migan_jax.storage import listed
+from migan_jax.weights import folded
+from migan_jax.weights import torch_map
 
 KINDS = {'migan': 'a MI-GAN generator', 'comodgan': 'a Co-Mod-GAN generator'}
 
@@ -67,7 +69,7 @@ def convert(path, kind=None, resolution=None, config=None):
     """Reads a file.
 
     Args:
-      path: see `torch_files.read_tensors`.
+      path: see `read_file`.
       kind: 'migan' or 'comodgan', what the file is expected to hold; None takes both.
       resolution: what it is expected to have; None takes any.
       config: ConfigDict whose `model` is filled in; `deployed_config` by default.
@@ -80,12 +82,12 @@ def convert(path, kind=None, resolution=None, config=None):
     Raises:
       ImportFailed: another kind or resolution; names, shapes or constants differ from
         those of the model (all are listed).
-      torch_files.TorchFileError: not readable.
+      torch_files.TorchFileError, onnx_import.OnnxFileError: not readable.
     """
-    file = torch_files.read_file(path)
+    file = read_file(path)
     tensors = file.tensors
-    if torch_module.is_folded(tensors):
-        tensors = torch_module.unfold(tensors)
+    if folded.is_folded(tensors):
+        tensors = folded.unfold(tensors)
     kind = check_kind(path, tensors, kind)
     found = read_resolution(path, tensors)
     if resolution not in (None, found):
@@ -97,7 +99,8 @@ def convert(path, kind=None, resolution=None, config=None):
 
     config = deployed_config() if config is None else config
     config.model.update(layout.model)
-    shapes = torch_map.torch_shapes(build.abstract_variables(config, fused=True), layout.table)
+    shapes = torch_map.torch_shapes(
+        build.abstract_variables(config, fused=True), layout.table)
     known = {e.torch for e in layout.table} | set(layout.constants)
     stray = [name for name in tensors
              if torch_map.is_constant(name) and name not in known]
@@ -121,6 +124,25 @@ def convert(path, kind=None, resolution=None, config=None):
     return config, variables, description
 
 
+def read_file(path):
+    """Tensors of a file, by what it is: see `torch_files`, and `onnx_import` for .onnx.
+
+    Returns:
+      `torch_files.TorchFile` or `onnx_import.OnnxFile`: `tensors` and `kind`.
+    """
+    # Imported here: whoever reads one kind need not have what the other takes.
+    if os.fspath(path).endswith('.onnx'):
+        from migan_jax.weights import onnx_import
+
+        file = onnx_import.read_file(path)
+        for note in file.notes:
+            logging.info('%s: %s', path, note)
+        return file
+    from migan_jax.data import torch_files
+
+    return torch_files.read_file(path)
+
+
 def check_kind(path, tensors, kind):
     """The kind that the names are of; ImportFailed unless it is `kind`, where given."""
     depthwise = re.compile(r'encoder\.b\d+\.conv1\.conv[12]\.weight')
@@ -136,7 +158,7 @@ def check_kind(path, tensors, kind):
     if found is None:
         raise ImportFailed(
             f'{path} holds {len(tensors)} tensors, but neither of the generators: '
-            f'{torch_files.listed(sorted(tensors), 6)}. Expected names such as '
+            f'{listed(sorted(tensors), 6)}. Expected names such as '
             'encoder.b256.fromrgb.weight.')
     if kind not in (None, found):
         raise ImportFailed(f'--kind={kind}, but {path} holds {KINDS[found]}: pass '
@@ -231,6 +253,6 @@ def check_constants(path, tensors, constants):
         raise ImportFailed(
             f'{path}: {len(wrong)} constants differ from the FIR filter '
             'outer([1, 3, 3, 1]) / 64 and the mask that puts a zero after every pixel: '
-            f'{torch_files.listed(wrong)}. The first has shape {list(first.shape)} and '
+            f'{listed(wrong)}. The first has shape {list(first.shape)} and '
             f'begins with {first.ravel()[:4].tolist()}. The model was trained with '
             'another filter and would paint something else here.')

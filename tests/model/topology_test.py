@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from configs import default
-from migan_jax.export import topology
+from migan_jax.model import topology
 from migan_jax.model import build
 
 

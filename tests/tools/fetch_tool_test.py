@@ -1,0 +1,89 @@
+"""tools/fetch.py and tools/push.py, against servers on loopback."""
+
+import base64
+import hashlib
+import json
+
+import pytest
+
+import fetch
+import loopback
+from migan_jax import checkpoint as checkpoint_lib
+from migan_jax.weights import bundles
+from migan_jax.weights import fetching
+from migan_jax.weights import named
+from migan_jax.weights import table
+import push
+import tiny
+
+CARD = bundles.Card(name='painter', data='photographs', licence='MIT')
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    """A checkpoint directory of the smallest model."""
+    directory = tmp_path_factory.mktemp('model') / 'checkpoint'
+    config = tiny.tiny_config(1)
+    checkpoint_lib.save_deployed(directory, config, tiny.random_deployed(config))
+    return str(directory)
+
+
+def test_list_says_name_size_licence_source_and_whether_it_is_here(tmp_path):
+    text = '\n'.join(fetch.listing(str(tmp_path)))
+    for part in ('places2-512: not here; 28 MB; licence MIT; trained on Places2',
+                 'https://huggingface.co/andraniksargsyan/migan/resolve/',
+                 'non-commercial', 'migan_256_ffhq.pt (no published hash)',
+                 'alexnet-owt-7be5be79.pth'):
+        assert part in text
+    (tmp_path / 'migan_traced.pt').write_bytes(b'x')
+    assert 'places2-512: fetched' in fetch.listing(str(tmp_path))[0]
+
+
+def test_a_name_becomes_ready(tmp_path, checkpoint, monkeypatch):
+    folder = tmp_path / 'saved'
+    config, _, variables = checkpoint_lib.load_deployed(checkpoint)
+    config.model.noise_at_4x4 = True
+    bundles.save_bundle(folder, config, variables)
+    data = (folder / bundles.WEIGHTS).read_bytes()
+    with loopback.serving() as site:
+        file = site.file('small.safetensors', data, size=len(data))
+        monkeypatch.setitem(table.MODELS, 'small', table.Model(
+            'small', 'migan', 16, (file,), 'nothing', 'MIT'))
+        cache = str(tmp_path / 'cache')
+        with pytest.raises(fetching.Unconfirmed):
+            fetch.fetch('small', cache)
+        digest = hashlib.sha256(data).hexdigest()
+        fetching.confirm(fetch.file_called('small.safetensors'), digest, cache)
+        line, = fetch.fetch('small', cache)
+        assert line.startswith('small is ready: 16 x 16') and 'licence MIT' in line
+        assert named.state_of(table.MODELS['small'], cache) == 'ready'
+        assert site.asked == ['/small.safetensors']
+    with pytest.raises(ValueError, match='no file of the table'):
+        fetch.file_called('other.pt')
+
+
+def test_a_checkpoint_is_uploaded_with_its_card(checkpoint):
+    pytest.importorskip('huggingface_hub')
+    with loopback.serving() as site:
+        loopback.taking_hub(site, 'someone/painter')
+        said = push.run(checkpoint, 'hf://someone/painter', CARD, half=True,
+                        endpoint=site.address, token='hf_none')
+        assert said.endswith('/someone/painter/commit/1')
+    lines = [json.loads(line) for line in site.sent[-1].splitlines()]
+    files = {line['value']['path']: base64.b64decode(line['value']['content'])
+             for line in lines if line['key'] == 'file'}
+    assert set(files) == {bundles.WEIGHTS, bundles.CONFIG, bundles.CARD}
+    assert b'photographs' in files[bundles.CARD]
+    assert json.loads(files[bundles.CONFIG])['card']['licence'] == 'MIT'
+
+
+def test_what_is_not_uploaded(checkpoint, tmp_path):
+    with loopback.serving() as site:
+        options = {'endpoint': site.address, 'token': 'hf_none'}
+        with pytest.raises(ValueError, match='expected hf://owner/name'):
+            push.run(checkpoint, 'someone/painter', CARD, **options)
+        with pytest.raises(checkpoint_lib.CheckpointError, match='no config.json'):
+            push.run(str(tmp_path), 'hf://someone/painter', CARD, **options)
+        assert site.asked == []
+        with pytest.raises(ValueError, match='hf://someone/painter: '):
+            push.run(checkpoint, 'hf://someone/painter', CARD, **options)
