@@ -9,7 +9,6 @@ import re
 import numpy as np
 
 from migan_jax.data import drawn_masks
-from migan_jax.data.drawn_masks import luma
 from migan_jax.data.drawn_masks import NotAMask
 from migan_jax.data import images as image_files
 from migan_jax import storage

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from migan_jax.data import drawn_masks
 from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
 
@@ -113,7 +114,7 @@ def _picture(image, index):
 
     def restore(result, known):
         if grey:
-            result = mask_files.luma(result).astype(np.uint8).reshape(shape)
+            result = drawn_masks.luma(result).astype(np.uint8).reshape(shape)
         if image.dtype == np.uint8:
             return result
         # Untouched pixels keep what lies between two levels.
@@ -159,7 +160,7 @@ def known_of(mask, name, inverted, shape):
                 f'1.0 = {meaning}) of shape {list(shape[:2])}, as its picture has')
     if isinstance(mask, Image.Image):
         try:
-            levels = mask_files.luma(np.asarray(image_files.to_rgb(mask)))
+            levels = drawn_masks.luma(np.asarray(image_files.to_rgb(mask)))
         except ValueError as error:
             raise ValueError(f'{name}: {error}') from error
     elif isinstance(mask, (np.ndarray, jax.Array)):

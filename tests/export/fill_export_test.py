@@ -7,7 +7,7 @@ import pytest
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.export import exporting
-from migan_jax.export import importing
+from migan_jax.weights import importing
 from migan_jax.export import onnx_core
 from migan_jax.model import build
 from migan_jax.model import fuse

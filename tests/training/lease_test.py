@@ -69,7 +69,7 @@ def test_another_hosts_lease_that_is_renewed_is_respected(tmp_path, monkeypatch)
 
 
 def test_a_run_notices_that_it_was_taken_over(tmp_path):
-    with lease_lib.Lease(tmp_path, **BRIEF):
+    with lease_lib.Lease(tmp_path, **BRIEF) as lease:
         lease.check()
         written_by(tmp_path / 'run.json', host='elsewhere')
         lease._thread.join(60)
