@@ -64,9 +64,12 @@ def get_config():
     config.optim = optim = ml_collections.ConfigDict()
     optim.g_lr = 1e-3
     optim.d_lr = 1e-3
+    optim.g_b1 = 0.0                 # of Adam
     # The published G settings keep the correction of a path-length step every 4
     # iterations, though none is taken.
     optim.g_lazy_interval = 4
+    # Learning rates fall linearly to 0 over this end of train.kimg; 0: they don't.
+    optim.decay_kimg = 0.0
 
     config.ema = ema = ml_collections.ConfigDict()
     ema.kimg = 20.0                  # half-life
@@ -77,6 +80,7 @@ def get_config():
     loss.r1_interval = 16
     loss.distillation_weight = 2.0
     loss.distillation_min_resolution = 32
+    loss.adversarial_weight = 1.0        # 0: neither D nor R1; not in the paper
     loss.reconstruction_weight = 0.0     # L1 on composites; not in the paper
     loss.path_length_weight = 0.0        # Co-Mod-GAN only; StyleGAN2 has 2
     loss.path_length_interval = 4

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import optax
 
 
-
 def sanitize(gradients):
     """NaN -> 0, +-inf -> +-1e5, per leaf."""
     return jax.tree.map(
@@ -20,8 +19,8 @@ def _scale_branch_sums(factor):
         lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
-def make_optimizer(learning_rate, b2, eps=1e-8, branches=0):
-    """Adam with b1 = 0 on sanitised gradients.
+def make_optimizer(learning_rate, b2, eps=1e-8, branches=0, b1=0.0):
+    """Adam on sanitised gradients, as published with b1 = 0.
 
     b1 = 0 needs no first moment: RMS scaling with bias correction is the same.
     A kernel trained as the sum s = sum_i w_i / sqrt(n) of n equal-gradient branches
@@ -33,12 +32,16 @@ def make_optimizer(learning_rate, b2, eps=1e-8, branches=0):
       b2: decay of the second moment.
       eps: added to the root of the second moment.
       branches: n of the parameters called `branch_sum`; 0 if there are none.
+      b1: decay of the first moment.
     """
     root = float(max(branches, 1))**0.5
+    scaling = (
+        optax.scale_by_adam(b1, b2, eps) if b1
+        else optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True))
     chain = optax.chain(
         _scale_branch_sums(1 / root),
         optax.stateless(lambda updates, _: sanitize(updates)),
-        optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
+        scaling,
         _scale_branch_sums(root),
         optax.scale(-learning_rate),
     )
@@ -51,7 +54,7 @@ def make_optimizer(learning_rate, b2, eps=1e-8, branches=0):
     return optax.GradientTransformation(chain.init, update)
 
 
-def lazy_optimizer(learning_rate, interval, branches):
+def lazy_optimizer(learning_rate, interval, branches, b1=0.0):
     """`make_optimizer` with the lazy-regularisation correction.
 
     Every `interval` iterations (0: never) a regulariser takes one more step with the
@@ -59,4 +62,4 @@ def lazy_optimizer(learning_rate, interval, branches):
     (Karras et al., Analyzing and improving the image quality of StyleGAN, 2020).
     """
     ratio = interval / (interval + 1) if interval else 1.0
-    return make_optimizer(learning_rate * ratio, 0.99**ratio, branches=branches)
+    return make_optimizer(learning_rate * ratio, 0.99**ratio, branches=branches, b1=b1)

@@ -58,7 +58,7 @@ def build_models(config):
     branches = 0 if build.is_comodgan(config) else config.model.branches
     return Models(
         build.build_generator(config), build.build_discriminator(config),
-        lazy_optimizer(optim.g_lr, optim.g_lazy_interval, branches),
+        lazy_optimizer(optim.g_lr, optim.g_lazy_interval, branches, optim.g_b1),
         lazy_optimizer(optim.d_lr, config.loss.r1_interval, branches))
 
 

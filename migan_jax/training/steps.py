@@ -38,6 +38,10 @@ class Settings:
       r1_gamma, r1_interval: weight of the R1 penalty, iterations between its steps.
       distillation_weight, distillation_min_resolution: used with a teacher.
       reconstruction_weight: of an L1 loss on composites (0 in the paper).
+      adversarial_weight: of the generator's loss against the discriminator; at 0 there
+        is none of it, and neither D's step nor R1.
+      decay_steps, total_steps: the learning rates fall linearly to 0 within the last
+        `decay_steps` of `total_steps` iterations; 0 is never, as published.
       path_length_weight, path_length_interval: of StyleGAN2's path-length term, for
         generators with a latent; 0 is off.
       hole_range, brush_width: of `masks.free_form`.
@@ -52,6 +56,9 @@ class Settings:
     distillation_weight: float = 2.0
     distillation_min_resolution: int = 32
     reconstruction_weight: float = 0.0
+    adversarial_weight: float = 1.0
+    decay_steps: int = 0
+    total_steps: int = 0
     path_length_weight: float = 0.0
     path_length_interval: int = 4
     hole_range: tuple[float, float] = (0.0, 1.0)
@@ -82,6 +89,14 @@ def ema_decay(settings, step):
         seen = step.astype(jnp.float32) * settings.batch_size
         half_life = jnp.minimum(half_life, seen * settings.ema_rampup)
     return 0.5**(settings.batch_size / jnp.maximum(half_life, 1e-8))
+
+
+def learning_rate_factor(settings, step):
+    """f32[] in [0, 1] that scales the updates of iteration `step`, counted from 0."""
+    if not settings.decay_steps:
+        return jnp.ones(())
+    left = (settings.total_steps - step.astype(jnp.float32)) / settings.decay_steps
+    return jnp.clip(left, 0.0, 1.0)
 
 
 def paint(generator, params, variables, batch, mode, key):
@@ -138,11 +153,13 @@ def g_gradients(models, settings, teacher, state, batch, teacher_params):
     def loss_fn(params_g):
         fake, rgbs, averages = paint(
             models.generator, params_g, state.variables, batch, settings.noise, key)
-        logits = models.discriminator.apply(
-            {'params': state.params_d}, model_io.critic_input(fake, batch['mask']))
-        adversarial = losses.generator_loss(logits)
-        metrics = {'g_adversarial': adversarial, 'g_score_fake': jnp.mean(logits)}
-        loss = adversarial
+        metrics, loss = {}, jnp.zeros(())
+        if settings.adversarial_weight:
+            logits = models.discriminator.apply(
+                {'params': state.params_d}, model_io.critic_input(fake, batch['mask']))
+            adversarial = losses.generator_loss(logits)
+            metrics = {'g_adversarial': adversarial, 'g_score_fake': jnp.mean(logits)}
+            loss += settings.adversarial_weight * adversarial
         if teacher is not None:
             x = model_io.model_input(batch['image'], batch['mask'])
             teacher_rgbs = teacher(
@@ -232,13 +249,14 @@ def path_length_gradients(models, settings, state, batch):
     return *jax.lax.pmean((gradients, metrics), AXIS), mean
 
 
-def _apply(tx, gradients, opt_state, params):
+def _apply(tx, gradients, opt_state, params, factor):
     """Parameters and optimiser after a step; non-finite elements of the gradient."""
     # The optimiser replaces them, so that a loss may look healthy with a dead gradient.
     nonfinite = sum(jnp.sum(~jnp.isfinite(g), dtype=jnp.float32)
                     for g in jax.tree.leaves(gradients))
     updates, opt_state = tx.update(gradients, opt_state, params)
-    return jax.tree.map(jnp.add, params, updates), opt_state, nonfinite
+    params = jax.tree.map(lambda p, u: p + u * factor.astype(u.dtype), params, updates)
+    return params, opt_state, nonfinite
 
 
 def make_steps(models, settings, teacher=None, devices=None):
@@ -255,6 +273,10 @@ def make_steps(models, settings, teacher=None, devices=None):
     Returns:
       `Steps`; all but prepare donate their state.
     """
+    factor = lambda state: learning_rate_factor(settings, state.step)
+    # The iteration ends with D's step, where there is one.
+    g_ends = 0 if settings.adversarial_weight else 1
+
     def prepare(state, images):
         return prepare_batch(settings, state.step, images)
 
@@ -262,29 +284,30 @@ def make_steps(models, settings, teacher=None, devices=None):
         gradients, metrics, averages = g_gradients(
             models, settings, teacher, state, batch, teacher_params)
         params, opt, metrics['g_nonfinite'] = _apply(
-            models.tx_g, gradients, state.opt_g, state.params_g)
+            models.tx_g, gradients, state.opt_g, state.params_g, factor(state))
         beta = ema_decay(settings, state.step)
         ema = jax.tree.map(
             lambda e, p: p + (e - p) * beta.astype(p.dtype), state.ema, params)
         return state.replace(params_g=params, opt_g=opt, ema=ema,
+                             step=state.step + g_ends,
                              variables={**state.variables, **averages}), metrics
 
     def d_step(state, batch):
         gradients, metrics = d_gradients(models, settings, state, batch)
         params, opt, metrics['d_nonfinite'] = _apply(
-            models.tx_d, gradients, state.opt_d, state.params_d)
+            models.tx_d, gradients, state.opt_d, state.params_d, factor(state))
         return state.replace(params_d=params, opt_d=opt, step=state.step + 1), metrics
 
     def r1_step(state, batch):
         gradients, metrics = r1_gradients(models, settings, state, batch)
         params, opt, metrics['r1_nonfinite'] = _apply(
-            models.tx_d, gradients, state.opt_d, state.params_d)
+            models.tx_d, gradients, state.opt_d, state.params_d, factor(state))
         return state.replace(params_d=params, opt_d=opt), metrics
 
     def path_length_step(state, batch):
         gradients, metrics, mean = path_length_gradients(models, settings, state, batch)
         params, opt, metrics['path_nonfinite'] = _apply(
-            models.tx_g, gradients, state.opt_g, state.params_g)
+            models.tx_g, gradients, state.opt_g, state.params_g, factor(state))
         return state.replace(params_g=params, opt_g=opt, path_length=mean), metrics
 
     step = lambda f: jax.pmap(f, AXIS, donate_argnums=0, devices=devices)
@@ -294,7 +317,7 @@ def make_steps(models, settings, teacher=None, devices=None):
 
 def r1_is_due(settings, step):
     """Whether iteration `step` (counted from 0) ends with an R1 step."""
-    return step % settings.r1_interval == 0
+    return settings.adversarial_weight > 0 and step % settings.r1_interval == 0
 
 
 def path_length_is_due(settings, step):
@@ -319,8 +342,9 @@ def iterate(steps, settings, step, state, images, teacher_params=None):
     """
     batch = steps.prepare(state, images)
     state, metrics = steps.g(state, batch, teacher_params)
-    state, more = steps.d(state, batch)
-    metrics |= more
+    if settings.adversarial_weight:
+        state, more = steps.d(state, batch)
+        metrics |= more
     if r1_is_due(settings, step):
         state, more = steps.r1(state, batch)
         metrics |= more

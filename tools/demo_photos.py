@@ -1,0 +1,170 @@
+"""Unpacks freely licensed photographs of Debian packages for `tools/train_demo.sh`.
+
+    python tools/demo_photos.py --packages=DIR --out=PHOTOS
+
+DIR has a folder per package, the result of `dpkg -x PACKAGE.deb DIR/PACKAGE`.  The
+photographs go to PHOTOS/train and PHOTOS/test, shrunk to a shorter side of 512 pixels:
+crops of them are what a small model sees, and large ones would cost more time than the
+training.  The packages carry drawings and renderings besides, which are left out.  With
+them go the photographs that scikit-image and scikit-learn carry, without the strip that
+the quickstart is evaluated on.
+
+    python tools/demo_photos.py --list
+
+prints the photographs with their authors and licences, as a table for the model's card.
+"""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+from absl import app
+from absl import flags
+from PIL import Image
+
+from migan_jax.data import sources
+
+_PACKAGES = flags.DEFINE_string('packages', '', 'unpacked packages')
+_OUT = flags.DEFINE_string('out', '', 'folder of the photographs, to be made')
+_LIST = flags.DEFINE_bool('list', False, 'print the photographs, authors and licences')
+
+SHORTER_SIDE = 512
+
+
+class Photo(NamedTuple):
+    """A photograph of a package.
+
+    Attributes:
+      package: Debian's name.
+      path: inside the package, below /usr/share.
+      author: as the package names them.
+      licence: SPDX name.
+      test: held out.
+    """
+    package: str
+    path: str
+    author: str
+    licence: str
+    test: bool = False
+
+
+def _lomiri(release, *photos):
+    return [Photo(f'lomiri-wallpapers-{release}', f'backgrounds/{file}.jpg', *rest)
+            for file, *rest in photos]
+
+
+def _mate(*photos):
+    return [Photo('mate-backgrounds', f'backgrounds/mate/nature/{file}.jpg', author,
+                  'GPL-2.0-or-later', *rest) for file, author, *rest in photos]
+
+
+def _plasma(*photos):
+    return [Photo('plasma-workspace-wallpapers',
+                  f'wallpapers/{name}/contents/images/2560x1600.jpg', author,
+                  'LGPL-3.0-only', *rest) for name, author, *rest in photos]
+
+
+PHOTOS = (
+    *_lomiri(
+        '16.04',
+        ('Bridge_by_Sander_Klootwijk', 'Sander Klootwijk', 'CC-BY-SA-4.0'),
+        ('Dragonfly_by_Bolly', 'Bolly', 'CC-BY-SA-4.0'),
+        ('Picture_0B_by_freespace', 'Trevor "Freespace"', 'CC-BY-4.0'),
+        ('Picture_1A_by_freespace', 'Trevor "Freespace"', 'CC-BY-4.0'),
+        ('Wine_by_Jakkub_Mede', 'Jakub Mede', 'CC-BY-4.0'),
+        ('aitzgorri_by_Aitzol_Berasategi', 'Aitzol Berasategi', 'CC-BY-4.0'),
+        ('free_by_Peter_Nerlich', 'Peter Nerlich', 'CC-BY-SA-4.0'),
+        ('friends_by_Aitzol_Berasategi', 'Aitzol Berasategi', 'CC-BY-4.0', True),
+        ('greentock_by_Peter_Nerlich', 'Peter Nerlich', 'CC-BY-SA-4.0'),
+        ('life_by_Aitzol_Berasategi', 'Aitzol Berasategi', 'CC-BY-4.0'),
+        ('picosdeeuropa_by_Aitzol_Berasategi', 'Aitzol Berasategi', 'CC-BY-4.0', True),
+        ('seeding_by_Clements_Engelhardt', 'Clemens Engelhardt', 'CC0-1.0'),
+        ('sunset_by_Aitzol_Berasategi', 'Aitzol Berasategi', 'CC-BY-4.0'),
+    ),
+    *_lomiri('20.04', ('Kleiber_by_Lukas_Baubkus', 'Lukas Baubkus', 'CC-BY-SA-3.0')),
+    *_mate(
+        ('Aqua', 'Charles Barbin'),
+        ('Blinds', 'Lennart Poettering, Andrea Cimitan'),
+        ('Dune', 'Marco Cogoni, Hylke Bons'),
+        ('FreshFlower', 'Jens Ansorg'),
+        ('Garden', 'Charles Barbin'),
+        ('GreenMeadow', 'Timothy Schellhase, Lapo Calamandrei'),
+        ('LadyBird', 'Charles Barbin', True),
+        ('RainDrops', 'blackcombwhistler07'),
+        ('Storm', 'Sergey Nazarov'),
+        ('TwoWings', 'Charles Barbin, Hylke Bons'),
+        ('Wood', 'Jean-François Fortin Tam'),
+        ('YellowFlower', 'Charles Barbin'),
+    ),
+    *_plasma(
+        ('BytheWater', 'Maciej Wiklo'),
+        ('ColdRipple', 'Risto Saukonpää'),
+        ('ColorfulCups', 'Dmitri Popov'),
+        ('DarkestHour', 'Risto Saukonpää'),
+        ('EveningGlow', 'Ian Hex', True),
+        ('FallenLeaf', 'Martin Klapetek'),
+        ('Grey', 'Sigi Sagi'),
+        ('Kite', 'Risto Saukonpää', True),
+        ('OneStandsOut', 'Risto Saukonpää'),
+        ('Path', 'Risto Saukonpää'),
+        ('summer_1am', 'Risto Saukonpää'),
+    ),
+)
+
+
+def table() -> str:
+    """The photographs as a Markdown table."""
+    rows = ['| photograph | package | author | licence | |', '|---|---|---|---|---|']
+    rows += [f'| {_name(photo)} | {photo.package} | {photo.author} | {photo.licence} | '
+             f'{"held out" if photo.test else ""} |' for photo in PHOTOS]
+    return '\n'.join(rows)
+
+
+def _name(photo):
+    if photo.package == 'plasma-workspace-wallpapers':
+        return photo.path.split('/')[1]
+    return pathlib.PurePosixPath(photo.path).stem
+
+
+def _save(image, path):
+    factor = SHORTER_SIDE / min(image.size)
+    if factor < 1:
+        size = [round(side * factor) for side in image.size]
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def unpack(packages: str | os.PathLike, out: str | os.PathLike) -> int:
+    """Writes the photographs below `out` as PNG; returns their number.
+
+    Raises:
+      FileNotFoundError: a package lacks one; names it.
+    """
+    packages, out = pathlib.Path(packages), pathlib.Path(out)
+    for photo in PHOTOS:
+        path = packages / photo.package / 'usr/share' / photo.path
+        if not path.exists():
+            raise FileNotFoundError(
+                f'{path} is missing: expected what dpkg -x makes of the package '
+                f'{photo.package} of Debian 12.')
+        with Image.open(path) as image:
+            _save(image.convert('RGB'),
+                  out / ('test' if photo.test else 'train') / f'{_name(photo)}.png')
+    embedded = sources.open_source('embedded', split='train')
+    for i, name in enumerate(embedded.names):
+        _save(Image.fromarray(embedded.read(i)), out / 'train' / f'{name}.png')
+    return len(PHOTOS) + len(embedded)
+
+
+def main(_):
+    if _LIST.value:
+        print(table())
+        return
+    if not _PACKAGES.value or not _OUT.value:
+        raise app.UsageError('--packages and --out are needed, or --list.')
+    print(f'{unpack(_PACKAGES.value, _OUT.value)} photographs in {_OUT.value}')
+
+
+if __name__ == '__main__':
+    app.run(main)
