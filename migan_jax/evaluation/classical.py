@@ -1,0 +1,69 @@
+"""Classical inpainting of OpenCV, to compare with: Telea's and Navier-Stokes.
+
+The extra `classical` brings OpenCV.  Both continue what surrounds a hole and know no
+picture besides the one they mend.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+# Pixels around each point that they look at; OpenCV's own examples have 3, too.
+RADIUS = 3
+
+
+class MissingOpenCV(ImportError):
+    """OpenCV is not installed; the message names the extra that brings it."""
+
+
+def telea(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Fills holes by fast marching (Telea, An image inpainting technique based on the
+    fast marching method, 2004).
+
+    Args:
+      image: u8[H, W, 3].
+      mask: u8[H, W] or u8[H, W, 1], 255 = known, anything else = hole.
+
+    Returns:
+      u8[H, W, 3]; known pixels are the image's.
+
+    Raises:
+      ValueError: other shapes or dtypes.
+      MissingOpenCV: OpenCV is not installed.
+    """
+    return _inpaint(image, mask, 'INPAINT_TELEA')
+
+
+def navier_stokes(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Fills holes by fluid dynamics (Bertalmio et al., Navier-Stokes, fluid dynamics,
+    and image and video inpainting, 2001).
+
+    Arguments, result and errors are those of `telea`.
+    """
+    return _inpaint(image, mask, 'INPAINT_NS')
+
+
+METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    'telea': telea, 'navier_stokes': navier_stokes}
+
+
+def _inpaint(image, mask, flag):
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingOpenCV(
+            'the classical methods need OpenCV: pip install "migan_jax[classical]"'
+        ) from error
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f'image is {image.dtype}{list(image.shape)}; expected '
+                         'uint8[H, W, 3].')
+    if mask.dtype != np.uint8 or mask.shape not in (
+            image.shape[:2], (*image.shape[:2], 1)):
+        raise ValueError(
+            f'mask is {mask.dtype}{list(mask.shape)}; expected uint8'
+            f'{list(image.shape[:2])}, 255 = known, for this image.')
+    hole = mask.reshape(image.shape[:2]) != 255
+    painted = cv2.inpaint(np.ascontiguousarray(image), hole.astype(np.uint8), RADIUS,
+                          getattr(cv2, flag))
+    # OpenCV smooths a few known pixels at the rim, too.
+    return np.where(hole[..., None], painted, image)
