@@ -11,8 +11,9 @@ from configs import default
 def get_config():
     config = default.get_config()
     config.model.resolution = 128
-    config.model.ch_base = 2048
+    config.model.ch_base = 1024
     config.model.ch_max = 128
+    config.model.fill = True
     config.model.noise_at_4x4 = False
 
     config.data.source = 'folder'
@@ -38,11 +39,11 @@ def get_config():
     config.optim.g_lr = 0.004
     config.optim.g_b1 = 0.9
     config.optim.g_lazy_interval = 0
-    config.ema.kimg = 4.0
+    config.ema.kimg = 2.0
     config.ema.rampup = 0.05
 
-    config.eval.every_kimg = 8.0
-    config.eval.batch_size = 1
-    config.checkpoint.every_kimg = 2.0
+    config.eval.every_kimg = 4.0
+    config.eval.batch_size = 5
+    config.checkpoint.every_kimg = 1.0
     config.log.every_kimg = 0.4
     return config

@@ -57,9 +57,12 @@ def load_config(directory):
             'Expected a workdir of migan_jax.main, the output of from_torch, the name '
             'of published weights (tools/fetch.py --list) or hf://owner/name.')
     try:
-        return ml_collections.ConfigDict(json.loads(path.read_text()))
+        config = ml_collections.ConfigDict(json.loads(path.read_text()))
     except ValueError as error:
         raise CheckpointError(f'{path} is not valid JSON: {error}') from error
+    if 'model' in config and 'fill' not in config.model:
+        config.model.fill = False   # saved before there was this field
+    return config
 
 
 def _as_plain(value):
@@ -245,14 +248,20 @@ def open_checkpoint(directory):
     return config, manager, step
 
 
-def _restore_average(manager, config, step):
-    """The deployed average of a training checkpoint; nothing else of it is read.
+def restore_parts(manager, expected, step):
+    """Some parts of a training checkpoint; nothing else of it is read.
+
+    Args:
+      manager: from `checkpoint_manager`.
+      expected: {field of TrainState: tree of arrays or ShapeDtypeStructs}.
+      step: which checkpoint.
+
+    Returns:
+      dict like `expected`, of host arrays.
 
     Raises:
       CheckpointError: the checkpoint is of another model; both sides are listed.
     """
-    expected = build.abstract_variables(config)
-    expected = {'ema': expected.pop('params'), 'variables': expected}
     try:
         restored = manager.restore(step, args=ocp.args.PyTreeRestore(
             item=expected, partial_restore=True,
@@ -263,7 +272,14 @@ def _restore_average(manager, config, step):
             f'model: {error}') from error
     # Orbax leaves out what is not there, and takes whatever shapes it finds.
     check_same_arrays(expected, restored, 'the config', f'checkpoint {step}')
-    restored = jax.device_get(restored)
+    return jax.device_get(restored)
+
+
+def _restore_average(manager, config, step):
+    """The deployed average of a training checkpoint."""
+    expected = build.abstract_variables(config)
+    restored = restore_parts(
+        manager, {'ema': expected.pop('params'), 'variables': expected}, step)
     return {'params': build.deployed_params(config, restored['ema']),
             **restored['variables']}
 

@@ -11,7 +11,7 @@
 # The photographs come from packages of Debian 12, whose authors and licences
 # `tools/demo_photos.py --list` prints; apt-get fetches them without root.  Where there is
 # no apt-get, put the unpacked packages into FOLDER/packages.  PYTHON names the
-# interpreter (.venv/bin/python).
+# interpreter (.venv/bin/python), NICE a priority other than 19.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,6 +22,8 @@ if [[ $# -gt 0 && $1 != -* ]]; then
 fi
 python=${PYTHON:-.venv/bin/python}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+# A resumed run need not compile again.
+export JAX_COMPILATION_CACHE_DIR=$folder/compiled
 # One thread: what a machine that does other work can spare.
 export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1 ${XLA_FLAGS:-}"
 
@@ -40,6 +42,6 @@ if [[ ! -d $folder/photos ]]; then
   mv "$folder/photos.part" "$folder/photos"
 fi
 
-exec nice -n 19 "$python" -m migan_jax.main --config configs/demo.py \
+exec nice -n "${NICE:-19}" "$python" -m migan_jax.main --config configs/demo.py \
   --workdir "$folder/run" --config.data.path="$folder/photos" "$@" \
   >> "$folder/train.log" 2>&1

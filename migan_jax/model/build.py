@@ -60,7 +60,7 @@ def build_generator(config, *, fused=False):
             extra.mapping_layers, extra.global_dim, extra.dropout,
             activation_dtype(model.dtype))
     return Generator(model.resolution, model.ch_base, model.ch_max,
-                     conv_spec(model, fused=fused), model.noise_at_4x4)
+                     conv_spec(model, fused=fused), model.noise_at_4x4, model.fill)
 
 
 def build_discriminator(config):

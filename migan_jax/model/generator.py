@@ -3,7 +3,9 @@
 import dataclasses
 
 from flax import linen as nn
+import jax.numpy as jnp
 
+from migan_jax.model.fill import starting_fill
 from migan_jax.model.layers import channels
 from migan_jax.model.layers import check_input
 from migan_jax.model.layers import ConvBlock
@@ -99,12 +101,15 @@ class Generator(nn.Module):
       spec: see `layers.ConvSpec`.
       noise_at_4x4: noise in the decoder's two 4x4 blocks, as Table S.4 marks it;
         the published weights have none there.
+      fill: holes start from `fill.starting_fill`, and what is painted is added to it;
+        not in the paper.
     """
     resolution: int
     ch_base: int = 32768
     ch_max: int = 512
     spec: ConvSpec = ConvSpec()
     noise_at_4x4: bool = True
+    fill: bool = False
 
     def latents(self, keys):
         """None for any [B] keys: MI-GAN has no latent, Co-Mod-GAN draws its z here."""
@@ -132,6 +137,12 @@ class Generator(nn.Module):
         check_input(x, self.resolution, 'generator')
         if z is not None:
             raise ValueError(f'MI-GAN has no latent; got z of shape {z.shape}.')
+        start = None
+        if self.fill:
+            start = starting_fill(x.astype(at_least_float32(x.dtype)))
+            x = jnp.concatenate([x[..., :1], start.astype(x.dtype)], -1)
         shared = (self.resolution, self.ch_base, self.ch_max, self.spec)
         x, skips = Encoder(*shared, name='encoder')(x)
-        return Decoder(*shared, self.noise_at_4x4, name='decoder')(x, skips, noise_mode)
+        image, rgbs = Decoder(*shared, self.noise_at_4x4, name='decoder')(
+            x, skips, noise_mode)
+        return image if start is None else image + start.astype(image.dtype), rgbs

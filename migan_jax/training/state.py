@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 from flax import struct
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,19 +153,27 @@ def warm_start(state, config, directory):
     Of a training workdir the discriminator comes along too; what `from_torch` wrote
     has none, and its kernels are unfolded (`fuse.unfold`).
 
+    A generator of lower resolution lends its blocks to a larger one: what the larger has
+    besides starts afresh, and so does its discriminator.
+
     Args:
       state: TrainState at iteration 0.
       config: of the run.
-      directory: a checkpoint directory of the same model.
+      directory: a checkpoint directory of the same model, or of a MI-GAN that differs
+        from it in a lower resolution alone.
 
     Raises:
       checkpoint_lib.CheckpointError: it is another model; lists the fields that differ.
     """
     source, manager, step = checkpoint_lib.open_checkpoint(directory)
+    grows = (not build.is_comodgan(config)
+             and source.model.resolution < config.model.resolution)
     # Neither changes what the parameters mean, nor can deployed ones tell.
     ignored = {'dtype'}
     if source.get('deployed', False):
         ignored |= {'branches', 'materialize_branches'}
+    if grows:
+        ignored.add('resolution')
     fields = lambda c: {k: v for k, v in c.model.items() if k not in ignored}
     lines = checkpoint_lib.differing_fields(fields(config), fields(source), 'model.')
     if lines:
@@ -172,6 +181,9 @@ def warm_start(state, config, directory):
             f'config.init_from: {directory} holds another model (there -> in this '
             'config):\n  ' + '\n  '.join(lines)
             + '\nSet these fields in the config as they are there.')
+    if grows:
+        manager.close()
+        return _grown(state, config, directory)
     if source.get('deployed', False):
         manager.close()
         _, _, variables = checkpoint_lib.load_deployed(directory)
@@ -180,9 +192,43 @@ def warm_start(state, config, directory):
             params = unfold(params, state.params_g)
         state = state.replace(variables={**state.variables, **variables})
     else:
-        trained = checkpoint_lib.restore(manager, state, step)
+        # Not the optimisers, whose form depends on their settings.
+        shapes = lambda tree: jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+        trained = checkpoint_lib.restore_parts(manager, {
+            'ema': shapes(state.ema), 'params_d': shapes(state.params_d),
+            'variables': shapes(state.variables)}, step)
         manager.close()
-        params = trained.ema
-        state = state.replace(params_d=trained.params_d, variables=trained.variables)
+        params = trained['ema']
+        state = state.replace(
+            params_d=trained['params_d'], variables=trained['variables'])
+    return _starting_with(state, params)
+
+
+def _starting_with(state, params):
     # Two copies: donated buffers must not be shared.
     return state.replace(params_g=params, ema=jax.tree.map(np.copy, params))
+
+
+def _grown(state, config, directory):
+    """A fresh state with the blocks that a smaller generator has, too."""
+    source, _, variables = checkpoint_lib.load_deployed(directory)
+    there = config.copy_and_resolve_references()
+    with there.unlocked():
+        there.model.resolution = source.model.resolution
+    like = build.init_generator(build.build_generator(there), jax.random.key(0))
+    params = unfold(variables.pop('params'), like['params'])
+    state = state.replace(variables=_with_blocks_of(variables, state.variables))
+    return _starting_with(state, _with_blocks_of(params, state.params_g))
+
+
+def _with_blocks_of(small, large):
+    """Arrays of `large`, from `small` where it has one of that name.
+
+    Blocks are named by their resolution; the first of `small` has a fromrgb that
+    `large` has elsewhere.
+    """
+    small = traverse_util.flatten_dict(small)
+    return traverse_util.unflatten_dict({
+        path: np.copy(small[path]) if path in small else array
+        for path, array in traverse_util.flatten_dict(large).items()})

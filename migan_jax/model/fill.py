@@ -1,0 +1,64 @@
+"""A starting fill for holes: means of the known colours, from coarse to fine.
+
+Not in the paper.  A model that is trained for hours, not weeks, gets as its input what
+it would first have to learn to compute, and paints what is missing to it.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from migan_jax.model.ops import up2
+
+# The pyramid ends where the generator's does.
+_LOWEST = 4
+
+
+def starting_fill(x):
+    """Fills the holes of a generator's input by a pyramid of means.
+
+    Each level halves the one before: a pixel is the mean of those of its four parents
+    that are known, and unknown only if none is.  Then, from the mean of the lowest level
+    upwards, what is unknown comes from the next lower level, resized bilinearly.
+
+    Args:
+      x: f32[B, R, R, 4], `io.model_input`: [mask - 0.5, image * mask], mask 1 = known,
+        0 = hole, R a power of two from 4.
+
+    Returns:
+      f32[B, R, R, 3] in the range of the image: the image where it is known.
+    """
+    known, colour = x[..., :1] + 0.5, x[..., 1:]
+    levels = []
+    while known.shape[1] > _LOWEST:
+        levels.append((known, colour))
+        share = _halve(known)
+        # A share is 0 or at least a quarter, and so is never divided by 0.
+        known = jnp.minimum(4 * share, 1.0)
+        colour = _halve(colour) / jnp.maximum(share, 0.25)
+    mean = lambda y: jnp.mean(y, (1, 2), keepdims=True)
+    coarse = mean(colour) / jnp.maximum(mean(known), _LOWEST**-2)
+    coarse = colour + (1 - known) * coarse
+    for known, colour in reversed(levels):
+        coarse = colour + (1 - known) * resize2(coarse)
+    return coarse
+
+
+def _halve(x):
+    b, h, w, c = x.shape
+    return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), (2, 4))
+
+
+def resize2(x):
+    """Bilinear to twice the size, pixel centres at half-integers, edges repeated.
+
+    Args:
+      x: f32[B, H, W, C].
+
+    Returns:
+      f32[B, 2 H, 2 W, C].
+    """
+    # up2 has the same weights, but zeros outside.
+    edge = lambda n: np.where(np.isin(np.arange(2 * n), (0, 2 * n - 1)), 4 / 3, 1.0)
+    h, w = x.shape[1:3]
+    scale = edge(h)[:, None, None] * edge(w)[None, :, None]
+    return up2(x) * jnp.asarray(scale, x.dtype)
