@@ -10,7 +10,9 @@ import numpy as np
 from migan_jax.model.ops import up2
 
 # The pyramid ends where the generator's does.
-_LOWEST = 4
+LOWEST = 4
+# Below any share of known pixels at the lowest level but 0.
+SMALLEST_SHARE = 2.0**-10
 
 
 def starting_fill(x):
@@ -29,14 +31,15 @@ def starting_fill(x):
     """
     known, colour = x[..., :1] + 0.5, x[..., 1:]
     levels = []
-    while known.shape[1] > _LOWEST:
+    while known.shape[1] > LOWEST:
         levels.append((known, colour))
         share = _halve(known)
         # A share is 0 or at least a quarter, and so is never divided by 0.
         known = jnp.minimum(4 * share, 1.0)
         colour = _halve(colour) / jnp.maximum(share, 0.25)
     mean = lambda y: jnp.mean(y, (1, 2), keepdims=True)
-    coarse = mean(colour) / jnp.maximum(mean(known), _LOWEST**-2)
+    # Where nothing is known, 0 is divided by this.
+    coarse = mean(colour) / jnp.maximum(mean(known), SMALLEST_SHARE)
     coarse = colour + (1 - known) * coarse
     for known, colour in reversed(levels):
         coarse = colour + (1 - known) * resize2(coarse)
