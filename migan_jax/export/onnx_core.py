@@ -29,6 +29,7 @@ import onnx
 from onnx import helper
 from onnx import numpy_helper
 
+from migan_jax.model import fill
 from migan_jax.model import topology
 from migan_jax.model.layers import check_resolution
 from migan_jax.model.ops import CLAMP
@@ -388,10 +389,53 @@ def add_core(graph, image, config, variables, *, dynamic_size=False, one=None,
     resolution = config.model.resolution
     check_resolution(resolution)
     check_finite(variables)
+    start = None
+    if config.model.fill:
+        image, start = add_starting_fill(graph, image, resolution)
     builder = CoreBuilder(
         graph, image, variables, resolution, dynamic_size, one, largest)
     high = np.array([0.5, 1, 1, 1])
-    return topology.walk(builder, Feature(image, -high, high), resolution).name
+    painted = topology.walk(builder, Feature(image, -high, high), resolution).name
+    return painted if start is None else graph.op('Add', painted, start)
+
+
+def add_starting_fill(graph, x, resolution):
+    """Adds `fill.starting_fill` to a graph.
+
+    Args:
+      graph: `GraphBuilder`.
+      x: name of an f32 [N, 4, H, W] value, [mask - 0.5, image * mask].
+      resolution: R; H and W are R or, with a dynamic size, multiples of R / 4.
+
+    Returns:
+      Names of x with filled holes and of the f32 [N, 3, H, W] fill.
+    """
+    constant = lambda value: np.array(value, np.float32)
+    part = lambda x, first, end: graph.op(
+        'Slice', x, np.array([first]), np.array([end]), np.array([1]))
+    known, colour = (lambda x: part(x, 0, 1)), (lambda x: part(x, 1, 4))
+
+    def filled(level, coarse):
+        unknown = graph.op('Sub', constant(1), known(level))
+        return graph.op('Add', colour(level), graph.op('Mul', unknown, coarse))
+
+    level = graph.op('Add', x, constant([0.5, 0, 0, 0]).reshape(1, 4, 1, 1))
+    levels = [level]
+    for _ in range((resolution // fill.LOWEST).bit_length() - 1):
+        sums = graph.conv(level, np.ones((4, 1, 2, 2), np.float32), groups=4, stride=2)
+        count = known(sums)
+        level = graph.op(
+            'Concat', graph.op('Min', count, constant(1)),
+            graph.op('Div', colour(sums), graph.op('Max', count, constant(1))), axis=1)
+        levels.append(level)
+    mean = graph.op('ReduceMean', level, axes=[2, 3])
+    coarse = filled(level, graph.op('Div', colour(mean), graph.op(
+        'Max', known(mean), constant(fill.SMALLEST_SHARE))))
+    for level in reversed(levels[:-1]):
+        coarse = filled(level, graph.op(
+            'Resize', coarse, '', constant([1, 1, 2, 2]), mode='linear',
+            coordinate_transformation_mode='half_pixel'))
+    return graph.op('Concat', known(x), coarse, axis=1), coarse
 
 
 def build_core(config, variables, *, dynamic_size=False, largest=None, metadata=None):

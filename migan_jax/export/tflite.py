@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.lite.tools import flatbuffer_utils
 
+from migan_jax.model import fill
 from migan_jax.model import topology
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
@@ -56,6 +57,26 @@ def up2(x):
 def _with_bias(x, params, gain):
     bias = tf.constant(params['bias'] * gain, tf.float32)
     return _pointwise(x, params['pointwise']['kernel'], gain) + bias
+
+
+def _starting_fill(x, resolution):
+    """`fill.starting_fill`."""
+    known, colour = x[..., :1] + 0.5, x[..., 1:]
+    levels = []
+    while resolution > fill.LOWEST:
+        levels.append((known, colour))
+        share = tf.nn.avg_pool2d(known, 2, 2, 'VALID')
+        colour = tf.nn.avg_pool2d(colour, 2, 2, 'VALID') / tf.maximum(share, 0.25)
+        known = tf.minimum(4 * share, 1.0)
+        resolution //= 2
+    mean = lambda y: tf.reduce_mean(y, [1, 2], keepdims=True)
+    coarse = mean(colour) / tf.maximum(mean(known), fill.SMALLEST_SHARE)
+    coarse = colour + (1 - known) * coarse
+    for known, colour in reversed(levels):
+        resolution *= 2
+        coarse = colour + (1 - known) * tf.raw_ops.ResizeBilinear(
+            images=coarse, size=[resolution] * 2, half_pixel_centers=True)
+    return coarse
 
 
 class _Operators:
@@ -121,8 +142,12 @@ def build_tflite(config, variables, *, half=False, description=''):
     @tf.function(input_signature=[
         tf.TensorSpec((1, model.resolution, model.resolution, 4), tf.float32, 'input')])
     def generate(input):
-        return {'output': topology.walk(
-            _Operators(variables), input, model.resolution)}
+        start = None
+        if model.fill:
+            start = _starting_fill(input, model.resolution)
+            input = tf.concat([input[..., :1], start], -1)
+        painted = topology.walk(_Operators(variables), input, model.resolution)
+        return {'output': painted if start is None else painted + start}
 
     module.generate = generate
     converter = tf.lite.TFLiteConverter.from_concrete_functions(

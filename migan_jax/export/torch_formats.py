@@ -43,6 +43,9 @@ def constants(config):
 def lacks_of_pt(model, options):
     """`Format.lacks` of the published layout."""
     lacks = lacks_plain_convolutions(model)
+    if not lacks and model.config.model.fill:
+        lacks = ('the published class has no starting fill, which this model paints on '
+                 '(config.model.fill): export it as torchscript.')
     if lacks or options.drop_noise_at_4x4:
         return lacks
     _, _, dropped = drop_noise_at_4x4(model.config, model.variables)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from migan_jax.model import fill
 from migan_jax.model import topology
 from migan_jax.weights import torch_map
 from migan_jax.model.ops import CLAMP
@@ -90,6 +91,25 @@ class Block(nn.Module):
         return activation(x)
 
 
+def starting_fill(x, resolution):
+    """`model.fill.starting_fill`, channels first: [N, 4, R, R] -> [N, 3, R, R]."""
+    known, colour = x[:, :1] + 0.5, x[:, 1:]
+    levels = []
+    while resolution > fill.LOWEST:
+        levels.append((known, colour))
+        share = functional.avg_pool2d(known, 2)
+        colour = functional.avg_pool2d(colour, 2) / share.clamp(min=0.25)
+        known = (4 * share).clamp(max=1.0)
+        resolution //= 2
+    mean = lambda y: y.mean((2, 3), keepdim=True)
+    coarse = mean(colour) / mean(known).clamp(min=fill.SMALLEST_SHARE)
+    coarse = colour + (1 - known) * coarse
+    for known, colour in reversed(levels):
+        coarse = colour + (1 - known) * functional.interpolate(
+            coarse, scale_factor=2, mode='bilinear', align_corners=False)
+    return coarse
+
+
 class Generator(nn.Module):
     """The deployed generator, f32[N, 4, R, R] -> f32[N, 3, R, R].
 
@@ -98,12 +118,17 @@ class Generator(nn.Module):
 
     Attributes:
       resolution: R.
+      fill: holes start from `starting_fill`.
     """
 
-    def __init__(self, state, resolution):
+    def __init__(self, state, resolution, fill=False):
         """`state`: {published name: array}, as of `torch_map.to_torch`."""
         super().__init__()
         self.resolution = resolution
+        self.fill = fill
+        if fill:
+            # For those who find the tensors without the program.
+            self.register_buffer('starting_fill', torch.ones(()))
         for layer in topology.layers(resolution):
             name = torch_map.torch_name(layer)
             if layer.name in ('fromrgb', 'torgb'):
@@ -119,6 +144,12 @@ class Generator(nn.Module):
             place.add_module(last, module)
 
     def forward(self, x):
+        if not self.fill:
+            return self.paint(x)
+        start = starting_fill(x, self.resolution)
+        return self.paint(torch.cat([x[:, :1], start], 1)) + start
+
+    def paint(self, x):
         x = x.contiguous(memory_format=torch.channels_last)
         return topology.walk(self, x, self.resolution).contiguous()
 
@@ -161,7 +192,8 @@ def build_module(config, variables):
                          'no deployed form; export a depthwise-separable model.')
     table = torch_map.generator_table(
         model.resolution, branches=0, noise_at_4x4=model.noise_at_4x4, fused=True)
-    return Generator(torch_map.to_torch(variables, table), model.resolution).eval()
+    return Generator(torch_map.to_torch(variables, table), model.resolution,
+                     model.fill).eval()
 
 
 def trace(module):

@@ -97,3 +97,41 @@ def test_fine_tuning_from_another_model_lists_both_values(tmp_path):
     assert 'model.ch_max: 8 -> 16' in str(error.value)
     assert 'model.noise_at_4x4: False -> True' in str(error.value)
     assert not (tmp_path / 'run').exists()
+
+
+def test_a_discriminator_comes_along_whatever_the_optimisers(tmp_path):
+    config = tiny_config(1)
+    loop.train(config, str(tmp_path / 'first'))
+    config.optim.g_b1 = 0.9
+    start = state_lib.init_state(state_lib.build_models(config), 16, jax.random.key(7))
+    state = state_lib.warm_start(start, config, str(tmp_path / 'first'))
+    jax.tree.map(np.testing.assert_array_equal, state.params_d,
+                 final_state(str(tmp_path / 'first')).params_d)
+    assert jax.tree.structure(state.opt_g) == jax.tree.structure(start.opt_g)
+
+
+def test_a_smaller_generator_lends_its_blocks(tmp_path):
+    small = tiny_config(1)
+    small.model.ch_base = 128
+    source = random_deployed(small)
+    source['params'] = jax.device_get(fuse.fuse(source['params']))
+    checkpoint_lib.save_deployed(str(tmp_path / 'small'), small, source)
+    config = tiny_config(1)
+    config.model.resolution, config.model.ch_base = 32, 128
+    fresh = state_lib.init_state(state_lib.build_models(config), 32, jax.random.key(7))
+    state = state_lib.warm_start(fresh, config, str(tmp_path / 'small'))
+    grown = fuse.fuse(state.params_g)
+    for part, blocks in (('encoder', ('b4', 'b8')), ('decoder', ('b4', 'b8', 'b16'))):
+        for block in blocks:
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+                         grown[part][block], source['params'][part][block])
+        jax.tree.map(np.testing.assert_array_equal, state.params_g[part]['b32'],
+                     fresh.params_g[part]['b32'])
+    # Its first convolution belongs to the larger one's first block.
+    assert 'fromrgb' in source['params']['encoder']['b16']
+    assert 'fromrgb' not in state.params_g['encoder']['b16']
+    jax.tree.map(np.testing.assert_array_equal, state.variables['noise']['decoder']['b16'],
+                 source['noise']['decoder']['b16'])
+    config.model.ch_max = 16
+    with pytest.raises(checkpoint_lib.CheckpointError, match='model.ch_max: 8 -> 16'):
+        state_lib.warm_start(fresh, config, str(tmp_path / 'small'))
