@@ -9,11 +9,11 @@ Expected: hole PSNR 19.9 dB on held-out regions, where the mean known colour has
 Own data: --config.data.source=folder --config.data.path=PHOTOS
 """
 
-from configs import quickstart
+from configs import quickstart_adversarial
 
 
 def get_config():
-    config = quickstart.get_config()
+    config = quickstart_adversarial.get_config()
     config.model.kind = 'comodgan'
     config.model.comodgan.z_dim = config.model.comodgan.w_dim = 64
     config.model.comodgan.mapping_layers = 4

@@ -9,11 +9,11 @@ Expected: after 6,000 images (--config.train.kimg=6), means of three seeds: hole
           19.04 dB, SSIM 0.856; without the teacher 18.88 dB, 0.845.
 """
 
-from configs import quickstart
+from configs import quickstart_adversarial
 
 
 def get_config():
-    config = quickstart.get_config()
+    config = quickstart_adversarial.get_config()
     config.teacher.checkpoint = 'runs/comodgan_quickstart'
     config.loss.distillation_weight = 100.0
     # An eighth of the resolution, as 32 is of the published 256.

@@ -390,7 +390,7 @@ def add_core(graph, image, config, variables, *, dynamic_size=False, one=None,
     check_resolution(resolution)
     check_finite(variables)
     start = None
-    if config.model.fill:
+    if config.model.get('fill', False):
         image, start = add_starting_fill(graph, image, resolution)
     builder = CoreBuilder(
         graph, image, variables, resolution, dynamic_size, one, largest)

@@ -143,7 +143,7 @@ def build_tflite(config, variables, *, half=False, description=''):
         tf.TensorSpec((1, model.resolution, model.resolution, 4), tf.float32, 'input')])
     def generate(input):
         start = None
-        if model.fill:
+        if model.get('fill', False):
             start = _starting_fill(input, model.resolution)
             input = tf.concat([input[..., :1], start], -1)
         painted = topology.walk(_Operators(variables), input, model.resolution)

@@ -43,7 +43,7 @@ def constants(config):
 def lacks_of_pt(model, options):
     """`Format.lacks` of the published layout."""
     lacks = lacks_plain_convolutions(model)
-    if not lacks and model.config.model.fill:
+    if not lacks and model.config.model.get('fill', False):
         lacks = ('the published class has no starting fill, which this model paints on '
                  '(config.model.fill): export it as torchscript.')
     if lacks or options.drop_noise_at_4x4:

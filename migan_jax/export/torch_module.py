@@ -15,7 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from migan_jax.model import fill
+from migan_jax.model.fill import FLAG as FILL_FLAG
+from migan_jax.model.fill import LOWEST
+from migan_jax.model.fill import SMALLEST_SHARE
 from migan_jax.model import topology
 from migan_jax.weights import torch_map
 from migan_jax.model.ops import CLAMP
@@ -95,14 +97,14 @@ def starting_fill(x, resolution):
     """`model.fill.starting_fill`, channels first: [N, 4, R, R] -> [N, 3, R, R]."""
     known, colour = x[:, :1] + 0.5, x[:, 1:]
     levels = []
-    while resolution > fill.LOWEST:
+    while resolution > LOWEST:
         levels.append((known, colour))
         share = functional.avg_pool2d(known, 2)
         colour = functional.avg_pool2d(colour, 2) / share.clamp(min=0.25)
         known = (4 * share).clamp(max=1.0)
         resolution //= 2
     mean = lambda y: y.mean((2, 3), keepdim=True)
-    coarse = mean(colour) / mean(known).clamp(min=fill.SMALLEST_SHARE)
+    coarse = mean(colour) / mean(known).clamp(min=SMALLEST_SHARE)
     coarse = colour + (1 - known) * coarse
     for known, colour in reversed(levels):
         coarse = colour + (1 - known) * functional.interpolate(
@@ -128,7 +130,7 @@ class Generator(nn.Module):
         self.fill = fill
         if fill:
             # For those who find the tensors without the program.
-            self.register_buffer('starting_fill', torch.ones(()))
+            self.register_buffer(FILL_FLAG, torch.ones(()))
         for layer in topology.layers(resolution):
             name = torch_map.torch_name(layer)
             if layer.name in ('fromrgb', 'torgb'):
@@ -193,7 +195,7 @@ def build_module(config, variables):
     table = torch_map.generator_table(
         model.resolution, branches=0, noise_at_4x4=model.noise_at_4x4, fused=True)
     return Generator(torch_map.to_torch(variables, table), model.resolution,
-                     model.fill).eval()
+                     model.get('fill', False)).eval()
 
 
 def trace(module):

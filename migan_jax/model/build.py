@@ -54,13 +54,17 @@ def build_generator(config, *, fused=False):
     model = config.model
     check_resolution(model.resolution)
     if is_comodgan(config):
+        if model.get('fill', False):
+            raise ValueError('config.model.fill is True: a Co-Mod-GAN has no starting '
+                             'fill; set it to False.')
         extra = model.comodgan
         return comodgan.Generator(
             model.resolution, model.ch_base, model.ch_max, extra.z_dim, extra.w_dim,
             extra.mapping_layers, extra.global_dim, extra.dropout,
             activation_dtype(model.dtype))
     return Generator(model.resolution, model.ch_base, model.ch_max,
-                     conv_spec(model, fused=fused), model.noise_at_4x4, model.fill)
+                     conv_spec(model, fused=fused), model.noise_at_4x4,
+                     model.get('fill', False))
 
 
 def build_discriminator(config):

@@ -14,6 +14,10 @@ LOWEST = 4
 # Below any share of known pixels at the lowest level but 0.
 SMALLEST_SHARE = 2.0**-10
 
+# The name of a tensor, 1, that goes with the weights of a model that has this fill:
+# without it they paint something else.
+FLAG = 'starting_fill'
+
 
 def starting_fill(x):
     """Fills the holes of a generator's input by a pyramid of means.

@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 
 from migan_jax.model import build
+from migan_jax.model.fill import FLAG as FILL_FLAG
 from migan_jax.model.layers import channels
 from migan_jax.model.layers import check_resolution
 from migan_jax.model.layers import resolutions
@@ -57,7 +58,7 @@ def deployed_config():
             'kind': 'migan', 'resolution': 256, 'ch_base': 32768, 'ch_max': 512,
             # How kernels were trained; a deployed one no longer shows it.
             'depthwise': True, 'branches': 9, 'materialize_branches': False,
-            'noise_at_4x4': False, 'dtype': 'float32',
+            'noise_at_4x4': False, 'fill': False, 'dtype': 'float32',
             'comodgan': {'z_dim': 512, 'w_dim': 512, 'mapping_layers': 8,
                          'global_dim': 1024, 'dropout': 0.5},
         },
@@ -197,6 +198,7 @@ def migan_layout(resolution, tensors):
     noise_at_4x4 = 'synthesis.b4.conv1.noise_const' in tensors
     model = {
         'kind': 'migan', 'resolution': resolution, 'noise_at_4x4': noise_at_4x4,
+        'fill': FILL_FLAG in tensors,
         **width_fields(resolution, tensors, 'encoder.b{}.conv1.conv2.weight'),
     }
     constants = torch_map.deployed_constants(
@@ -205,6 +207,8 @@ def migan_layout(resolution, tensors):
     constants |= {
         name.removesuffix('filter_const') + 'insert_zeros': array
         for name, array in constants.items() if name.endswith('.filter_const')}
+    if model['fill']:
+        constants[FILL_FLAG] = np.ones((), np.float32)
     table = torch_map.generator_table(
         resolution, branches=0, noise_at_4x4=noise_at_4x4, fused=True)
     return Layout(model, table, constants)

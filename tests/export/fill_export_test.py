@@ -7,6 +7,7 @@ import pytest
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.export import exporting
+from migan_jax.export import importing
 from migan_jax.export import onnx_core
 from migan_jax.model import build
 from migan_jax.model import fuse
@@ -68,3 +69,16 @@ def test_half_precision_torchscript(checkpoint, tmp_path):
         'torchscript', exporting.load(str(checkpoint)), tmp_path / 'half.pt',
         exporting.Options(half=True), [])
     assert report['random']['max'] < report['tolerance']
+
+
+def test_its_own_torchscript_comes_back_with_the_fill(checkpoint, tmp_path):
+    path = tmp_path / 'migan_traced.pt'
+    exporting.export_one('torchscript', exporting.load(str(checkpoint)), path,
+                         exporting.Options(), [])
+    config, variables, _ = importing.convert(str(path))
+    assert config.model.fill
+    x = _inputs(16, [np.s_[1:15, 2:16]])
+    _, generator, expected = checkpoint_lib.load_deployed(str(checkpoint))
+    np.testing.assert_allclose(
+        build.deployed_forward(build.build_generator(config, fused=True), variables, x),
+        build.deployed_forward(generator, expected, x), atol=1e-4)
