@@ -166,3 +166,11 @@ def lacks_plain_convolutions(model, options=None):
     return ('the model is the ablation with plain 3x3 convolutions, which has no '
             'deployed form in this format: export it as onnx or onnx_pipeline, or '
             'train with config.model.depthwise=True.')
+
+
+def lacks_starting_fill(model, options=None):
+    """`Format.lacks` of formats that hold the network alone, no fill before it."""
+    if not model.config.model.get('fill', False):
+        return None
+    return ('the model paints on a starting fill (config.model.fill), which this format '
+            'can not hold: export it as onnx, onnx_pipeline, torchscript or tflite.')

@@ -6,6 +6,7 @@ import json
 from migan_jax.export import comparison
 from migan_jax.export.models import Format
 from migan_jax.export.models import lacks_plain_convolutions
+from migan_jax.export.models import lacks_starting_fill
 
 
 def write_tflite(model, path, options):
@@ -82,7 +83,7 @@ def needs(package, extra):
         if importlib.util.find_spec(package) is None:
             return (f'it needs {package}, which is not installed: pip install -e '
                     f"'.[{extra}]'.")
-        return lacks_plain_convolutions(model)
+        return lacks_plain_convolutions(model) or lacks_starting_fill(model)
     return lacks
 
 

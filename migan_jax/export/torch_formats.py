@@ -18,6 +18,7 @@ from migan_jax.export.models import ExportFailed
 from migan_jax.export.models import Format
 from migan_jax.export.models import jax_generator
 from migan_jax.export.models import lacks_plain_convolutions
+from migan_jax.export.models import lacks_starting_fill
 from migan_jax.model import build
 from migan_jax.model.layers import channels
 from migan_jax.model.ops import FIR_TAPS
@@ -42,10 +43,7 @@ def constants(config):
 
 def lacks_of_pt(model, options):
     """`Format.lacks` of the published layout."""
-    lacks = lacks_plain_convolutions(model)
-    if not lacks and model.config.model.get('fill', False):
-        lacks = ('the published class has no starting fill, which this model paints on '
-                 '(config.model.fill): export it as torchscript.')
+    lacks = lacks_plain_convolutions(model) or lacks_starting_fill(model)
     if lacks or options.drop_noise_at_4x4:
         return lacks
     _, _, dropped = drop_noise_at_4x4(model.config, model.variables)

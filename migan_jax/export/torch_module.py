@@ -15,6 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from migan_jax.model.fill import FLAG as FILL_FLAG
+from migan_jax.model.fill import LOWEST
+from migan_jax.model.fill import SMALLEST_SHARE
 from migan_jax.model import topology
 from migan_jax.model.fill import FLAG as FILL_FLAG
 from migan_jax.model.fill import LOWEST

@@ -39,8 +39,8 @@ def test_all_formats_but_the_published_layout(checkpoint, tmp_path):
     errors = {report['format']: report['error'] for report in reports
               if 'error' in report}
     assert not errors
-    skipped = {report['format'] for report in reports if 'skipped' in report}
-    assert skipped == {'pt'} and len(reports) == 5
+    written = {report['format'] for report in reports if 'skipped' not in report}
+    assert written == {'torchscript', 'onnx', 'onnx_pipeline', 'tflite'}
     with pytest.raises(ValueError, match='starting fill'):
         exporting.export_one(
             'pt', exporting.load(str(checkpoint)), tmp_path / 'migan.pt',
