@@ -19,9 +19,6 @@ from migan_jax.model.fill import FLAG as FILL_FLAG
 from migan_jax.model.fill import LOWEST
 from migan_jax.model.fill import SMALLEST_SHARE
 from migan_jax.model import topology
-from migan_jax.model.fill import FLAG as FILL_FLAG
-from migan_jax.model.fill import LOWEST
-from migan_jax.model.fill import SMALLEST_SHARE
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
 from migan_jax.model.ops import SQRT2
