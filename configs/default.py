@@ -39,8 +39,12 @@ def get_config():
     data.source = 'folder'           # folder, zip, tfds, embedded
     data.path = ''                   # folder, zip file, or TFDS data_dir (also gs://)
     data.name = ''                   # TFDS builder, e.g. places365_small
-    data.train_split = ''            # both empty: some images are held out
+    data.train_split = ''            # empty: what the source has, see docs/your_data.md
     data.eval_split = ''
+    # Where the source has no such parts: this share, drawn by the seed; or the first
+    # so many images by name, if that leaves more to train on.
+    data.held_out = 0.05
+    data.held_out_first = 0
     data.crop = 'squash'             # squash, center, random
     data.min_crop = 1.0              # random: smallest side, share of the shorter side
     data.eval_crop = 'squash'        # squash, center

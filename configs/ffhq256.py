@@ -19,6 +19,5 @@ def get_config():
     config = default.get_config()
     config.model.dtype = config.teacher.dtype = 'bfloat16'
     config.data.source = 'zip'
-    config.data.train_split = '[10000:]'
-    config.data.eval_split = '[:10000]'
+    config.data.held_out_first = 10_000
     return config

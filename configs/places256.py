@@ -19,7 +19,5 @@ def get_config():
     config.model.dtype = config.teacher.dtype = 'bfloat16'
     config.data.source = 'tfds'
     config.data.name = 'places365_small'
-    config.data.train_split = 'train'
-    config.data.eval_split = 'validation'
     config.eval.limit = 10_000
     return config

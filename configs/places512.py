@@ -18,8 +18,6 @@ def get_config():
     config = default.get_config()
     config.model.resolution = 512
     config.model.dtype = config.teacher.dtype = 'bfloat16'
-    config.data.train_split = 'train'
-    config.data.eval_split = 'val'
     config.train.kimg = 25_000.0
     config.eval.limit = 10_000
     return config

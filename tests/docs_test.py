@@ -63,25 +63,45 @@ SUBSTITUTED = {
     '512, 512': '16, 16',
     'python tools/tally_study.py': 'python answer.py; python tools/tally_study.py',
 }
-_MODEL = (
-    'model.resolution=16', 'model.ch_base=64', 'model.ch_max=8',
-    # As published weights have it: their layout is used below.
-    'model.noise_at_4x4=False', 'model.dtype=float32', 'teacher.dtype=float32',
-    'model.comodgan.z_dim=8', 'model.comodgan.w_dim=8', 'model.comodgan.mapping_layers=2',
-    'model.comodgan.global_dim=16')
-_TRAIN = (
-    'mask.hole_range=(0.05,0.6)', 'mask.brush_width=(1,4)', 'data.train_split=',
-    'data.eval_split=', 'train.kimg=0.004', 'train.batch_size=4', 'eval.batch_size=4',
-    'eval.limit=4', 'log.every_kimg=0.004', 'loss.r1_interval=1000',
-    'loss.distillation_min_resolution=8',
+# Flags of documents that would make a run long -> what they are here.
+SUBSTITUTED |= {'--config.train.kimg=500': '--config.train.kimg=0.004'}
+# Every config of the sandbox is the published one made small: the network, and how long
+# it trains. Nothing that says what is read or where it lies.
+_SHRUNK = {
+    'model': dict(
+        resolution=16, ch_base=64, ch_max=8, branches=9, dtype='float32',
+        # As published weights have it: their layout is used below.
+        noise_at_4x4=False),
+    'model.comodgan': dict(z_dim=8, w_dim=8, mapping_layers=2, global_dim=16),
+    'teacher': dict(dtype='float32'),
+    'mask': dict(hole_range=(0.05, 0.6), brush_width=(1, 4)),
+    'train': dict(kimg=0.004, batch_size=4),
+    'eval': dict(batch_size=4, limit=4),
+    'log': dict(every_kimg=0.004),
     # Alike in all runs, so that what one has compiled serves the others.
-    'optim.g_lr=0.001', 'optim.g_lazy_interval=4', 'ema.kimg=20', 'ema.rampup=0',
-    'loss.reconstruction_weight=0', 'model.branches=9')
-# Program -> flags that make it small, after those of the document.
-APPENDED = {
-    'migan_jax.main': [f'--config.{field}' for field in (*_MODEL, *_TRAIN)],
-    'tools/benchmark.py': ['--repeats=1', *(f'--config.{field}' for field in _MODEL)],
+    'optim': dict(g_lr=0.001, g_lazy_interval=4),
+    'ema': dict(kimg=20.0, rampup=0.0),
+    'loss': dict(r1_interval=1000, distillation_min_resolution=8,
+                 reconstruction_weight=0.0),
 }
+_CONFIG = '''
+import importlib.util
+spec = importlib.util.spec_from_file_location({name!r}, {path!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+
+
+def get_config():
+    config = module.get_config()
+    for group, fields in {shrunk!r}.items():
+        part = config
+        for name in group.split('.'):
+            part = part[name]
+        part.update(fields)
+    return config
+'''
+# Program -> flags that make it small, after those of the document.
+APPENDED = {'tools/benchmark.py': ['--repeats=1']}
 # Without --slow only this training command is run; of the others flags, config, data
 # and teacher are opened and checked, and an untrained checkpoint is written.
 TRAINED = '--workdir runs/mine'
@@ -323,7 +343,7 @@ def _check_inputs_only():
 
     def check(config, workdir):
         inputs.check(config)
-        inputs.open_sources(config.data)
+        inputs.divide(config, workdir)
         inputs.open_teacher(config)
         if config.init_from:
             started = checkpoint_lib.load_config(config.init_from)
@@ -420,7 +440,10 @@ def shims(tmp_path_factory):
 def place_tools(folder):
     """The parts of a clone that commands name."""
     (folder / 'home').mkdir(parents=True)
-    (folder / 'configs').symlink_to(ROOT / 'configs')
+    (folder / 'configs').mkdir()
+    for path in (ROOT / 'configs').glob('[!_]*.py'):
+        (folder / 'configs' / path.name).write_text(_CONFIG.format(
+            name=path.stem, path=str(path), shrunk=_SHRUNK))
     (folder / 'tools').mkdir()
     for path in (ROOT / 'tools').glob('*.*'):
         if f'tools/{path.name}' not in STUBS:

@@ -292,7 +292,7 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
     if images:
         source = sources.open_source('folder', path=images)
     elif config is not None:
-        _, source = inputs.open_sources(config.data)
+        source = inputs.divide(config, checkpoint).evaluation
         crop = config.data.eval_crop
     else:
         raise ValueError('--images is missing: the folder of the originals.')

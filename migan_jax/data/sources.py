@@ -30,7 +30,7 @@ _SPARE = 8
 # image: their formats are compressed already.
 _BOMB_BYTES, _BOMB_RATIO = 16 * 2**20, 100
 # What distinguishes the random streams that one seed gives.
-EPOCH_STREAM, SAMPLE_STREAM = 0, 1
+EPOCH_STREAM, SAMPLE_STREAM, HELD_OUT_STREAM = 0, 1, 2
 # Records that TFDS hands over at a time.
 _CHUNK = 16
 # Undecoded bytes that TFDS training holds in memory to shuffle within.
@@ -150,9 +150,13 @@ class _IndexedSource(_Source):
         return len(self.names)
 
     def part(self, split):
-        """A source of a range of these images, such as '[5%:]'; nothing is listed anew."""
+        """A source of some of these images, see `open_source`; nothing is listed anew."""
+        return self.only(_select(self.names, split, self.where))
+
+    def only(self, names):
+        """A source of these names among its own."""
         part = copy.copy(self)
-        part.names = _select(self.names, split, self.where)
+        part.names = names
         part.unreadable, part._cache, part._lock = {}, {}, threading.Lock()
         return part
 
@@ -359,7 +363,7 @@ class TfdsSource(_Source):
             raise ValueError(
                 f'{self.where}: not prepared in {self._builder.data_path}; run: '
                 f'tfds build {name}' + (f' --data_dir={path}' if path else ''))
-        sizes = {key: info.num_examples for key, info in splits.items()}
+        self.sizes = sizes = {key: info.num_examples for key, info in splits.items()}
         try:
             self._size = splits[self._split].num_examples
         except (KeyError, ValueError) as error:

@@ -3,11 +3,15 @@
 Everything here raises ValueError before a run has written anything.
 """
 
+import json
+
 import jax
 import numpy as np
 
+from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.data import batches as batches_lib
 from migan_jax.data import sources
+from migan_jax.data import splits
 from migan_jax.devices import replicate
 from migan_jax.evaluation import figures
 from migan_jax.evaluation.metrics import fid
@@ -15,6 +19,7 @@ from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation import networks as networks_lib
 from migan_jax.evaluation import report
 from migan_jax.model import build
+from migan_jax import storage
 from migan_jax.training import state as state_lib
 
 
@@ -132,40 +137,48 @@ def check_best_metric(config, networks, left_out):
                          f'eval.best_metric is {metric!r}.')
 
 
-def open_sources(data_config):
-    """Training and evaluation images.
+def divide(config, workdir=''):
+    """Training and evaluation images of a config, see `splits.divide`.
 
-    With both splits empty, images are held out without being asked: the embedded
-    photographs' own test regions, TFDS's `validation`, else the first 5 % (at least
-    one) of a folder or zip.
+    Args:
+      config: of the run.
+      workdir: of a run; what it holds out already stays held out.
 
     Returns:
-      two sources of `sources.open_source`.
+      `splits.Division`.
 
     Raises:
       ValueError: no images, unknown source or split; says what there is.
     """
-    kind = data_config.source
-    opened = lambda split: sources.open_source(
-        kind, path=data_config.path, name=data_config.name, split=split,
-        cache_mb=data_config.cache_mb, max_pixels=data_config.max_pixels)
-    train_split, eval_split = data_config.train_split, data_config.eval_split
-    if not train_split and not eval_split:
-        if kind == 'embedded':
-            train_split, eval_split = 'train', 'test'
-        elif kind == 'tfds':
-            train_split, eval_split = 'train', 'validation'
-        else:
-            # Listed once: a folder of millions takes seconds.
-            whole = opened('')
-            count = len(whole)
-            if count < 2:
-                raise ValueError(
-                    f'{data_config.path} holds {count} image; one is held out for '
-                    'evaluation, so training needs at least two.')
-            held_out = max(1, count // 20)
-            return whole.part(f'[{held_out}:]'), whole.part(f'[:{held_out}]')
-    return opened(train_split), opened(eval_split)
+    data = config.data
+    path = storage.path_of(workdir, 'splits.json') if workdir else None
+    known, by_name = (), False
+    if path is not None and path.exists():
+        try:
+            known = list(json.loads(path.read_text())['held_out'] or ())
+        except (ValueError, KeyError, TypeError) as error:
+            raise checkpoint_lib.CheckpointError(
+                f'{path} is not what a run writes ({error!r}); delete it to divide the '
+                'images anew.') from error
+    elif path is not None:
+        # Images that a run of version 0.1 has trained on must not be drawn now.
+        by_name = checkpoint_lib.has_checkpoint(workdir)
+    return splits.divide(
+        lambda split: sources.open_source(
+            data.source, path=data.path, name=data.name, split=split,
+            cache_mb=data.cache_mb, max_pixels=data.max_pixels),
+        data.source, train_split=data.train_split, eval_split=data.eval_split,
+        share=data.get('held_out', 0.05), first=data.get('held_out_first', 0),
+        seed=config.seed, known=known, by_name=by_name)
+
+
+def save_division(division, workdir):
+    """Writes DIR/splits.json: how images were divided, and the names held out."""
+    text = json.dumps({
+        'how': division.how, 'train': len(division.train),
+        'evaluation': len(division.evaluation), 'held_out': division.held_out}, indent=1)
+    storage.write_atomically(
+        storage.path_of(workdir, 'splits.json'), (text + '\n').encode())
 
 
 def eval_batches(source, config):

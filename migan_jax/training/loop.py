@@ -79,7 +79,9 @@ class _Run:
         self._batch_size = config.train.batch_size
         inputs.check(config)
         self._models = state_lib.build_models(config)
-        self._train_source, self._eval_source = inputs.open_sources(config.data)
+        self._division = inputs.divide(config, workdir)
+        self._train_source = self._division.train
+        self._eval_source = self._division.evaluation
         limit = config.eval.limit or len(self._eval_source)
         networks, protocol, left_out = inputs.open_networks(
             config, min(limit, len(self._eval_source)))
@@ -124,6 +126,7 @@ class _Run:
         if self._is_main:
             storage.path_of(workdir, 'samples').mkdir(parents=True, exist_ok=True)
             checkpoint_lib.save_config(config, workdir)
+            inputs.save_division(self._division, workdir)
         self._writer = metric_writers.create_default_writer(
             workdir, just_logging=not self._is_main, asynchronous=True)
         self._checkpoints = Checkpoints(workdir, config)
@@ -155,6 +158,7 @@ class _Run:
 
     def train(self):
         """Iterates to the end; the last evaluation's figures."""
+        logging.info('%s', self._division.how)
         logging.info(
             '%d training and %s evaluation images; iterations %d to %d on %d %s',
             len(self._train_source), len(self._eval_source), self._step, self._total,

@@ -1,12 +1,16 @@
 """tools/from_torch.py: what comes in is exact, everything else is refused."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
+from absl import flags
 import jax
 import jax.numpy as jnp
+from ml_collections import config_flags
 import numpy as np
+from PIL import Image
 import pytest
 import torch
 
@@ -14,8 +18,12 @@ from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.data import torch_files
 from migan_jax.export import torch_map
 from migan_jax.export import torch_module
+from migan_jax.training import inputs
+from migan_jax.training import state as state_lib
 import golden
 import from_torch as tool
+from tiny import random_deployed
+from tiny import tiny_config
 
 
 
@@ -276,6 +284,46 @@ def test_out_that_can_not_be_written_shows_before_the_work(tmp_path):
     for out in (tmp_path / 'file', tmp_path / 'file' / 'below' / 'out'):
         with pytest.raises(tool.ImportFailed, match='out='):
             tool.run(tmp_path / 'missing.pt', 'migan', out)
+
+
+def printed_config(lines, photos, monkeypatch):
+    """The config of the training command among lines of advice, with its flags."""
+    (command,) = [line for line in lines if 'migan_jax.main' in line]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', flag_values=values)
+    flags.DEFINE_string('workdir', None, '', flag_values=values)
+    root = pathlib.Path(__file__).parents[2]
+    command = command.replace('PHOTOS', str(photos)).replace('configs/', f'{root}/configs/')
+    # Where the flag finds out which fields are overridden.
+    monkeypatch.setattr(sys, 'argv', command.split()[2:])
+    values(sys.argv)
+    return values.config
+
+
+def test_training_commands_that_it_prints_go_through(
+        tmp_path, published, monkeypatch):
+    for name in 'ab':
+        Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / f'{name}.png')
+    out = tmp_path / 'migan'
+    config, _ = tool.run(save(tmp_path / 'migan.pt', published), 'migan', out)
+    # As wide a share of the picture as 12 to 48 pixels are of 256.
+    assert tuple(config.mask.brush_width) == (2, 6)
+    ours = printed_config(tool.advice(config, out), tmp_path, monkeypatch)
+    assert tuple(ours.mask.brush_width) == (2, 6) and ours.train.kimg == 500
+    inputs.check(ours)
+    assert len(inputs.divide(ours).evaluation) == 1
+    assert inputs.open_teacher(ours) == (None, None)
+    state = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype),
+        state_lib.abstract_state(state_lib.build_models(ours), 32))
+    assert state_lib.warm_start(state, ours, str(out)) is not None
+
+    config = tiny_config(1, 'comodgan')
+    checkpoint_lib.save_deployed(str(tmp_path / 'teacher'), config, random_deployed(config))
+    advice = tool.advice(config, tmp_path / 'teacher')
+    ours = printed_config(advice, tmp_path, monkeypatch)
+    assert len(inputs.divide(ours).evaluation) == 1
+    assert inputs.open_teacher(ours)[0] is not None
 
 
 def test_command_line(tmp_path, published):

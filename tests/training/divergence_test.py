@@ -61,7 +61,7 @@ def test_rollback_restores_and_goes_on_with_the_next_data(tmp_path, monkeypatch,
     assert 'Rolled back to iteration 2' in caplog.text
     assert final_state(workdir).step == 6
     # No batch came twice, none was left out.
-    source, _ = inputs.open_sources(config.data)
+    source = inputs.divide(config).train
     batches = batches_lib.train_batches(
         source, resolution=16, batch_size=BATCH, seed=config.seed, crop='random',
         min_crop=config.data.min_crop)

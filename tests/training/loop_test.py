@@ -9,8 +9,6 @@ from PIL import Image
 import pytest
 
 from migan_jax import checkpoint as checkpoint_lib
-from migan_jax.data import images
-from migan_jax.training import inputs
 from migan_jax.training import loop
 from migan_jax.training.progress import FiniteWatch
 from migan_jax.training.progress import TrainingDiverged
@@ -146,19 +144,6 @@ def test_empty_folder_and_single_image_are_refused(tmp_path):
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / 'a.png')
     with pytest.raises(ValueError, match='at least two'):
         loop.train(config, str(tmp_path / 'run'))
-
-
-def test_folder_holds_out_five_per_cent(tmp_path, monkeypatch):
-    for i in range(40):
-        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / f'{i:02d}.png')
-    config = tiny_config(1)
-    config.data.source, config.data.path = 'folder', str(tmp_path)
-    listed, walk = [], images.walk
-    monkeypatch.setattr(images, 'walk', lambda path: listed.append(path) or walk(path))
-    train_source, eval_source = inputs.open_sources(config.data)
-    assert len(listed) == 1
-    assert len(train_source) == 38 and len(eval_source) == 2
-    assert not set(train_source.names) & set(eval_source.names)
 
 
 def test_non_finite_losses_stop_training_and_keep_the_last_good_checkpoint(
