@@ -1,10 +1,13 @@
 """Trains MI-GAN:  python -m migan_jax.main --config configs/X.py --workdir DIR.
 
+--config DIR/config.json repeats a run, also in another workdir.
+
 On a TPU pod, under SLURM or Open MPI: the same command on every host. Elsewhere also
 --coordinator_address=HOST:PORT --num_processes=N --process_id=I.
 """
 
 import os
+import sys
 
 # Read when TensorFlow is imported, which then keeps quiet about GPUs it will not use.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -21,6 +24,7 @@ from migan_jax.training import distributed
 from migan_jax.training import loop
 from migan_jax.training.preemption import Preempted
 from migan_jax.training.progress import TrainingDiverged
+from migan_jax.training import saved_config
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'Config file; override fields with --config.field=value.',
@@ -60,5 +64,7 @@ def main(argv):
 
 
 if __name__ == '__main__':
+    # There the flag of a config looks for fields that are overridden.
+    sys.argv = saved_config.with_module(sys.argv)
     flags.mark_flags_as_required(['config', 'workdir'])
     cli.run(main)

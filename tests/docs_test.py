@@ -342,7 +342,7 @@ def _check_inputs_only():
         return w / np.sqrt(np.sum(w * w, axes, keepdims=True) + 1e-8) if axes else w
 
     def check(config, workdir):
-        inputs.check(config)
+        checks.check(config)
         inputs.divide(config, workdir)
         inputs.open_teacher(config)
         if config.init_from:

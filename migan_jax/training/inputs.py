@@ -18,7 +18,6 @@ from migan_jax.evaluation.metrics import fid
 from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation import networks as networks_lib
 from migan_jax.evaluation import report
-from migan_jax.model import build
 from migan_jax import storage
 from migan_jax.training import state as state_lib
 
@@ -56,23 +55,6 @@ def open_teacher(config):
     teacher, variables = state_lib.load_teacher(
         config.teacher.checkpoint, config.model.resolution, config.teacher.dtype)
     return teacher, replicate(variables)
-
-
-def check(config):
-    """Checks what needs no file.
-
-    Raises:
-      ValueError: fields that can't work, or not together.
-    """
-    check_batch(config.train.batch_size, 'train.batch_size')
-    check_batch(config.eval.batch_size, 'eval.batch_size')
-    if config.loss.path_length_weight and not build.is_comodgan(config):
-        raise ValueError(
-            f'loss.path_length_weight is {config.loss.path_length_weight}, but MI-GAN has '
-            'no latent whose path could have a length: set it to 0.')
-    if config.train.on_divergence not in ('stop', 'rollback'):
-        raise ValueError(f'train.on_divergence is {config.train.on_divergence!r}; '
-                         'expected stop or rollback.')
 
 
 def open_networks(config, count):

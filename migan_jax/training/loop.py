@@ -17,6 +17,7 @@ from migan_jax.devices import unreplicate
 from migan_jax.evaluation import step as evaluation_step
 from migan_jax import storage
 from migan_jax.training.checkpointing import Checkpoints
+from migan_jax.training import checks
 from migan_jax.training import inputs
 from migan_jax.training.preemption import Notice
 from migan_jax.training.preemption import Preempted
@@ -77,7 +78,7 @@ class _Run:
     def __init__(self, config, workdir):
         self._config, self._workdir = config, workdir
         self._batch_size = config.train.batch_size
-        inputs.check(config)
+        checks.check(config)
         self._models = state_lib.build_models(config)
         self._division = inputs.divide(config, workdir)
         self._train_source = self._division.train

@@ -18,6 +18,7 @@ from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.data import torch_files
 from migan_jax.export import torch_map
 from migan_jax.export import torch_module
+from migan_jax.training import checks
 from migan_jax.training import inputs
 from migan_jax.training import state as state_lib
 import golden
@@ -310,7 +311,7 @@ def test_training_commands_that_it_prints_go_through(
     assert tuple(config.mask.brush_width) == (2, 6)
     ours = printed_config(tool.advice(config, out), tmp_path, monkeypatch)
     assert tuple(ours.mask.brush_width) == (2, 6) and ours.train.kimg == 500
-    inputs.check(ours)
+    checks.check(ours)
     assert len(inputs.divide(ours).evaluation) == 1
     assert inputs.open_teacher(ours) == (None, None)
     state = jax.tree.map(

@@ -122,7 +122,8 @@ def test_other_model_in_the_workdir_lists_both_values(trained):
     ('model.dtype', 'float8', "'float8'; expected one of"),
     ('train.batch_size', 12, 'train.batch_size is 12.*multiple of the 8'),
     ('eval.batch_size', 3, 'eval.batch_size is 3'),
-    ('data.source', 'disk', 'unknown data source'),
+    ('data.source', 'disk', "'disk'; expected one of folder"),
+    ('loss.r1_interval', 0, 'loss.r1_interval is 0'),
     ('loss.distillation_weight', 2.0, 'Co-Mod-GAN teacher'),
 ])
 def test_config_that_can_not_work_is_refused_before_anything_is_written(
