@@ -68,15 +68,17 @@ def _quiet_orbax():
 # --- models -------------------------------------------------------------------
 
 
-def load(path):
+def load(path, step='best'):
     """Opens a trained model.
 
     Args:
       path: one of
-        a training workdir: its best checkpoint, else its latest; the average;
+        a training workdir, whose average is taken;
         a folder written by tools/from_torch.py;
         a file of published weights, MI-GAN or Co-Mod-GAN: a state dict (.pt, .pth), a
         TorchScript archive or safetensors.  Only tensors are read, never code.
+      step: of a workdir: 'best', the latest where none was evaluated; 'latest'; or an
+        iteration.
 
     Returns:
       `Model`.
@@ -88,9 +90,9 @@ def load(path):
     path = os.fspath(path)
     if os.path.isdir(path):
         with _quiet_orbax():
-            _, manager, step = checkpoint_lib.open_checkpoint(path)
+            _, manager, step = checkpoint_lib.open_checkpoint(path, step)
             manager.close()
-            deployed = checkpoint_lib.load_deployed(path)
+            deployed = checkpoint_lib.load_deployed(path, step)
         return Model(*deployed, path, step)
     if not os.path.exists(path):
         raise ValueError(

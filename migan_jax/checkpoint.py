@@ -339,19 +339,20 @@ def load_deployed(directory, step='best'):
     return config, build.build_generator(config, fused=True), variables
 
 
-def load_generator(directory, seed=0):
+def load_generator(directory, seed=0, step='best'):
     """`load_deployed` as one function, with constant noise.
 
     Args:
       directory: a checkpoint directory.
       seed: of a Co-Mod-GAN's latent, the same for each sample.
+      step: of `open_checkpoint`.
 
     Returns:
       config: ConfigDict; `config.model.resolution` is R.
       generate: f32[B, R, R, 4] (`io.model_input`, mask 1 = known) ->
         f32[B, R, R, 3].
     """
-    config, generator, variables = load_deployed(directory)
+    config, generator, variables = load_deployed(directory, step)
     paint = build.make_painter(generator)
     on_device = jax.device_put(variables)
     return config, lambda x: paint(on_device, x, np.uint32(seed))
