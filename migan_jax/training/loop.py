@@ -25,8 +25,10 @@ from migan_jax.training import inputs
 from migan_jax.training.preemption import Notice
 from migan_jax.training.preemption import Preempted
 from migan_jax.training.progress import FiniteWatch
+from migan_jax.training.progress import memory_gib
 from migan_jax.training.progress import Progress
 from migan_jax.training.progress import TrainingDiverged
+from migan_jax.training.run_report import RunReport
 from migan_jax.training.checkpointing import Rollbacks
 from migan_jax.training import state as state_lib
 from migan_jax.training import steps as steps_lib
@@ -155,6 +157,7 @@ class _Run:
                 inputs.save_division(self._division, workdir)
                 checkpoint_lib.save_config(config, workdir)
             self._place(state)
+            self._page = RunReport(workdir, self._step)
             try:
                 yield
             finally:
@@ -194,6 +197,8 @@ class _Run:
             len(self._train_source), len(self._eval_source), self._step, self._total,
             jax.device_count(), jax.devices()[0].device_kind)
         self._first = self._step
+        if self._step == 0 and self._config.init_from:
+            self._measured = self._evaluate()   # what fine-tuning has to improve on
         with contextlib.closing(self._batches()) as batches:
             while self._step < self._total:
                 try:
@@ -273,11 +278,14 @@ class _Run:
             figures = self._evaluate() if self._due('eval') else None
             self._measured = figures or self._measured
             self._save(figures)
+            self._write_page()
             self._progress.pause(time.perf_counter() - began)
 
     def _log(self):
         means, left = self._progress.report(self._step)
         counts = dict(sorted(self._watch.totals.items()))
+        self._page.add(self._step, self._images(), {
+            f'train/{name}': value for name, value in (means | memory_gib()).items()})
         with self._figures():
             self._writer.write_scalars(self._step, {
                 **{f'train/{name}': value for name, value in means.items()},
@@ -289,6 +297,11 @@ class _Run:
             ', '.join(f'{name} {value:.3g}' for name, value in means.items()),
             f'; non-finite iterations: {counts}' if counts else '')
 
+    def _write_page(self):
+        if self._is_main:
+            with self._figures():
+                self._page.write()
+
     def _kimg(self):
         return f'{self._images() / 1000:.2f}'
 
@@ -297,6 +310,8 @@ class _Run:
         figures = dict(evaluation_step.evaluate(
             self._evaluation, self._state.ema, self._state.variables,
             self._eval_batches()))
+        self._page.add(self._step, self._images(), {
+            f'eval/{name}': value for name, value in figures.items()})
         with self._figures():
             self._writer.write_scalars(
                 self._step, {f'eval/{name}': value for name, value in figures.items()})
@@ -369,6 +384,7 @@ class _Run:
         if self._is_main:
             self._history.save()
         self._place(state)
+        self._page = RunReport(self._workdir, self._step)
         self._pending = None
         self._watch.streak = 0
         self._progress.restart(self._step)
