@@ -74,12 +74,12 @@ def _quiet_orbax():
 # --- models -------------------------------------------------------------------
 
 
-def load(path):
+def load(path, step='best'):
     """Opens a trained model.
 
     Args:
       path: one of
-        a training workdir: its best checkpoint, else its latest; the average;
+        a training workdir, whose average is taken;
         a folder written by tools/from_torch.py or by `Model.save`;
         the name of published weights, such as 'places2-512' (tools/fetch.py --list
         shows them all): fetched the first time, then kept in the cache folder;
@@ -88,6 +88,8 @@ def load(path):
         a file of published weights, MI-GAN or Co-Mod-GAN: a state dict (.pt, .pth), a
         TorchScript archive, safetensors, or an ONNX graph of a MI-GAN.  Only tensors
         are read, never code.
+      step: of a workdir: 'best', the latest where none was evaluated; 'latest'; or an
+        iteration.
 
     Returns:
       `Model`.
@@ -101,9 +103,9 @@ def load(path):
     if os.path.isdir(path) or not os.path.exists(path) and (
             named.is_name(path) or hub.is_address(path)):
         with _quiet_orbax():
-            _, manager, step = checkpoint_lib.open_checkpoint(path)
+            _, manager, step = checkpoint_lib.open_checkpoint(path, step)
             manager.close()
-            deployed = checkpoint_lib.load_deployed(path)
+            deployed = checkpoint_lib.load_deployed(path, step)
         return Model(*deployed, path, step)
     if not os.path.exists(path):
         raise ValueError(

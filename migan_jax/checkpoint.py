@@ -10,6 +10,7 @@ folder of `Model.save` do as well: `open_checkpoint` takes them all.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 
@@ -23,6 +24,16 @@ from migan_jax.model import build
 from migan_jax import storage
 from migan_jax.weights import opening
 
+# Name among a checkpoint's figures of what they were measured on.
+SETTING = 'setting'
+# Groups of a config, and their fields, that two comparable evaluations have in common.
+_SETTING_FIELDS = {
+    'model': ('resolution',),
+    'data': ('source', 'path', 'name', 'train_split', 'eval_split', 'eval_crop',
+             'held_out', 'held_out_first'),
+    'mask': ('hole_range', 'brush_width'),
+    'eval': ('limit', 'seed'),
+}
 
 
 class CheckpointError(ValueError):
@@ -99,7 +110,36 @@ def check_resumable(config, directory):
             + '\nUse another --workdir, or the config that started this one.')
 
 
-def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', read_only=False):
+def evaluation_setting(config):
+    """A short text that is the same where two evaluations are comparable."""
+    fields = {f'{group}.{name}': config[group].get(name)
+              for group, names in _SETTING_FIELDS.items() if group in config
+              for name in names}
+    text = json.dumps(_as_plain(fields), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class _BestOfEachSetting(preservation_policy.PreservationPolicy):
+    """Keeps the best checkpoint of each setting of the evaluation."""
+
+    def __init__(self, metric, mode):
+        self._metric, self._sign = metric, 1 if mode == 'max' else -1
+
+    def should_preserve(self, checkpoints, *, context):
+        del context
+        best = {}
+        for i, info in enumerate(checkpoints):
+            value = (info.metrics or {}).get(self._metric)
+            if value is not None:
+                setting = info.metrics.get(SETTING, '')
+                best[setting] = max(best.get(setting, (-math.inf, 0)),
+                                    (self._sign * value, i))
+        kept = {i for _, i in best.values()}
+        return [i in kept for i in range(len(checkpoints))]
+
+
+def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', setting='',
+                       read_only=False):
     """Orbax CheckpointManager of DIR/checkpoints: asynchronous, last K and best.
 
     Args:
@@ -107,15 +147,18 @@ def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', read_on
       keep_last: how many of the newest to keep; the best is kept besides.
       metric: name of the metric that decides what is best; '' for none.
       mode: 'max' or 'min'.
+      setting: `evaluation_setting`; figures of another one are not compared, but its
+        best checkpoint is kept.
       read_only: for tools.
     """
+    worst = -math.inf if mode == 'max' else math.inf
     best = None
     if metric:
-        best = lambda metrics: metrics.get(metric, -math.inf if mode == 'max' else math.inf)
+        best = lambda metrics: (
+            metrics.get(metric, worst) if metrics.get(SETTING, '') == setting else worst)
     policies = [preservation_policy.LatestN(keep_last)]
     if best:
-        policies.append(preservation_policy.BestN(
-            get_metric_fn=best, reverse=mode == 'min', n=1, keep_checkpoints_without_metrics=False))
+        policies.append(_BestOfEachSetting(metric, mode))
     options = ocp.CheckpointManagerOptions(
         best_fn=best, best_mode=mode, create=not read_only, read_only=read_only,
         preservation_policy=None if read_only else (
@@ -217,20 +260,40 @@ class _Saved:
         """Nothing is open."""
 
 
-def open_checkpoint(directory):
-    """Config and read-only manager of a checkpoint directory, and its best step.
+def _best_step(manager, config):
+    """The best of the steps that were measured as the config says, or None.
+
+    Where none was, those of version 0.1 count, which did not note how they were.
+    """
+    metric = config.eval.best_metric if 'eval' in config else ''
+    measured = {}
+    for step in manager.all_steps():
+        figures = (manager.metrics(step) or {}) if metric else {}
+        if metric in figures:
+            measured.setdefault(figures.get(SETTING, ''), {})[step] = figures[metric]
+    values = measured.get(evaluation_setting(config)) or measured.get('')
+    if not values:
+        return None
+    choose = max if config.eval.best_mode == 'max' else min
+    return choose(sorted(values, reverse=True), key=values.get)
+
+
+def open_checkpoint(directory, step='best'):
+    """Config and read-only manager of a checkpoint directory, and one of its steps.
+
 
     Args:
       directory: a training workdir or the output of `tools/from_torch.py`; or what
         `opening.open_bundle` takes: the name of a published generator, hf://owner/name
         or a folder of `Model.save`. Their configs are `deployed`, and then nothing but
         `load_deployed` reads from the manager.
+      step: 'best', the latest where none was evaluated; 'latest'; or an iteration.
 
     Returns:
-      config, manager, step (best, else latest; None where it is not known).
+      config, manager, step; the step is None where it is not known.
 
     Raises:
-      CheckpointError: no checkpoint there.
+      CheckpointError: no checkpoint there, or not that one.
       ValueError: a name or an address whose files can't be had.
     """
     bundle = opening.open_bundle(directory)
@@ -240,14 +303,21 @@ def open_checkpoint(directory):
     if not storage.path_of(directory, 'checkpoints').is_dir():
         raise CheckpointError(f'{directory} has a config.json but no checkpoints yet: '
                               'train on, or name another directory.')
-    manager = checkpoint_manager(
-        directory, metric=config.eval.best_metric, mode=config.eval.best_mode,
-        read_only=True)
-    step = manager.best_step()
-    step = manager.latest_step() if step is None else step
-    if step is None:
+    manager = checkpoint_manager(directory, read_only=True)
+    steps = sorted(manager.all_steps())
+    if not steps:
         raise CheckpointError(f'{directory}/checkpoints holds no finished checkpoint.')
-    return config, manager, step
+    step = str(step)
+    if step == 'latest':
+        return config, manager, steps[-1]
+    if step == 'best':
+        best = _best_step(manager, config)
+        return config, manager, steps[-1] if best is None else best
+    if not step.isdigit() or int(step) not in steps:
+        raise CheckpointError(
+            f'{directory} has no checkpoint {step!r}; expected best, latest or one of the '
+            f'iterations {", ".join(map(str, steps))}.')
+    return config, manager, int(step)
 
 
 def restore_parts(manager, expected, step):
@@ -286,13 +356,14 @@ def _restore_average(manager, config, step):
             **restored['variables']}
 
 
-def load_deployed(directory):
-    """The deployed generator of a checkpoint directory: best, else latest, EMA.
+def load_deployed(directory, step='best'):
+    """The deployed generator of a checkpoint directory, the average of training.
 
     Every tool's --checkpoint and config.teacher.checkpoint come here.
 
     Args:
       directory: see `open_checkpoint`.
+      step: of `open_checkpoint`.
 
     Returns:
       config: ConfigDict; `config.model.resolution` is R.
@@ -302,7 +373,7 @@ def load_deployed(directory):
     Raises:
       CheckpointError: no checkpoint there, or not of this model.
     """
-    config, manager, step = open_checkpoint(directory)
+    config, manager, step = open_checkpoint(directory, step)
     if isinstance(manager, _Saved):
         variables = manager.variables
     elif config.get('deployed', False):
@@ -313,19 +384,20 @@ def load_deployed(directory):
     return config, build.build_generator(config, fused=True), variables
 
 
-def load_generator(directory, seed=0):
+def load_generator(directory, seed=0, step='best'):
     """`load_deployed` as one function, with constant noise.
 
     Args:
       directory: a checkpoint directory.
       seed: of a Co-Mod-GAN's latent, the same for each sample.
+      step: of `open_checkpoint`.
 
     Returns:
       config: ConfigDict; `config.model.resolution` is R.
       generate: f32[B, R, R, 4] (`io.model_input`, mask 1 = known) ->
         f32[B, R, R, 3].
     """
-    config, generator, variables = load_deployed(directory)
+    config, generator, variables = load_deployed(directory, step)
     paint = build.make_painter(generator)
     on_device = jax.device_put(variables)
     return config, lambda x: paint(on_device, x, np.uint32(seed))

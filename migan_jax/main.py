@@ -31,6 +31,8 @@ _CONFIG = config_flags.DEFINE_config_file(
     lock_config=True)
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Where checkpoints, samples and logs go; a run in it is resumed.')
+_ALLOW_CHANGES = flags.DEFINE_bool(
+    'allow_changes', False, 'Resume though data, masks or losses are not the workdir\'s.')
 _COORDINATOR = flags.DEFINE_string(
     'coordinator_address', None, 'host:port of process 0, where no launcher says it.')
 _PROCESSES = flags.DEFINE_integer('num_processes', None, 'Processes of this run.')
@@ -49,7 +51,7 @@ def main(argv):
     cli.quiet_logs()
     try:
         distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        loop.train(_CONFIG.value, _WORKDIR.value)
+        loop.train(_CONFIG.value, _WORKDIR.value, _ALLOW_CHANGES.value)
     except Preempted as stop:
         logging.info('%s', stop)
     except TrainingDiverged as error:

@@ -342,7 +342,8 @@ def _check_inputs_only():
         axes = tuple(range(w.ndim - 1))
         return w / np.sqrt(np.sum(w * w, axes, keepdims=True) + 1e-8) if axes else w
 
-    def check(config, workdir):
+    def check(config, workdir, allow_changes):
+        del allow_changes
         checks.check(config)
         inputs.divide(config, workdir)
         inputs.open_teacher(config)

@@ -19,7 +19,7 @@ figures do; --protocol=stylegan truncates to 8 bits and resizes as TensorFlow 1 
 Writes OUT.json (everything), OUT.md (the tables that it prints), OUT.png (samples:
 input, mask, raw output, composite, original) and OUT.parts, figures and features that
 are taken from there when the same is measured again, also after an interruption.
-OUT or --save_masks among the images, masks or predictions needs --overwrite.
+OUT, --save_masks or --save_predictions among the images, masks or predictions needs --overwrite.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 import jax
+import numpy as np
 
 import make_masks
 from migan_jax import checkpoint as checkpoint_lib
@@ -45,6 +46,7 @@ from migan_jax.evaluation import painters
 from migan_jax.evaluation import published
 from migan_jax.evaluation import report
 from migan_jax.evaluation.figures import NAMES
+from migan_jax.model import io as model_io
 from migan_jax import storage
 from migan_jax.training import inputs
 
@@ -61,6 +63,8 @@ class Options(NamedTuple):
     contract: str = ''
     masks: str = ''
     save_masks: str = ''
+    save_predictions: str = ''
+    step: str = 'best'
     hole_ranges: tuple = ()
     brush_width: tuple = ()
     resolution: int = 0
@@ -159,7 +163,7 @@ def open_method(checkpoint, options, seed):
     name = options.name or os.path.basename(os.path.normpath(path))
     what = {'kind': kind, 'path': path, 'name': name}
     if kind == 'checkpoint':
-        return open_checkpoint(path, what, name, options.resolution, seed)
+        return open_checkpoint(path, what, name, options, seed)
 
     if kind == 'predictions':
         several = len(options.hole_ranges) > 1
@@ -192,13 +196,17 @@ def label_of(bounds):
     return f'{bounds[0]:g}-{bounds[1]:g}'
 
 
-def open_checkpoint(path, what, name, resolution, seed):
+def open_checkpoint(path, what, name, options, seed):
     """`Method` of a checkpoint directory; its generator runs on all local devices."""
-    of_generator, generator, variables = checkpoint_lib.load_deployed(path)
+    _, manager, step = checkpoint_lib.open_checkpoint(path, options.step)
+    manager.close()
+    what['step'] = step
+    of_generator, generator, variables = checkpoint_lib.load_deployed(
+        path, options.step if step is None else step)
     own = of_generator.model.resolution
-    if resolution not in (0, own):
+    if options.resolution not in (0, own):
         raise ValueError(f'{path}: the model paints {own} x {own} pixels, but '
-                         f'--resolution is {resolution}.')
+                         f'--resolution is {options.resolution}.')
     # Published and saved generators have no settings of an evaluation.
     config = of_generator if 'eval' in of_generator else None
     if config is not None:
@@ -266,6 +274,21 @@ def masks_for(options, hole_range, several, stems, method, seed):
         return masks
 
     return make_and_store
+
+
+def save_predictions(folder, stream, masks_of, painter):
+    """Writes composites, R x R, as PNG files that --predictions reads."""
+    for batch in stream:
+        stems = [methods.stem(name) for name in batch['name']]
+        masks = masks_of(stems)
+        output = painter.paint(stems, batch['image'], masks)
+        composites = np.asarray(model_io.to_uint8(model_io.composite(
+            output, model_io.from_uint8(batch['image']), masks.astype(np.float32))))
+        for s, picture, valid in zip(stems, composites, batch['valid']):
+            if valid:
+                path = os.path.join(folder, f'{s}.png')
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                image_files.write_png(picture, path)
 
 
 def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
@@ -341,6 +364,11 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
                         if status.shown else methods.Progress(title, count, say))
             outcomes.append(report.measure(
                 judge, stream, masks_of, painter, parts, progress))
+        if options.save_predictions:
+            place = hole_range.label if several else ''
+            with contextlib.closing(batches()) as stream:
+                save_predictions(os.path.join(options.save_predictions, place), stream,
+                                 masks_of, painter)
 
     summary = report.means(outcomes)
     written = report_of(method, options, judge, seed, images, source, ranges, outcomes)
@@ -369,12 +397,12 @@ def check_out(out, images, stems, options):
     files = [f'{out}.{suffix}' for suffix in ('json', 'md', 'png')]
     cli.check_apart(f'--out={out}', files, inputs_of, options.overwrite)
     cli.check_files(files)
-    if options.save_masks:
-        cli.check_apart(
-            f'--save_masks={options.save_masks}',
-            [os.path.join(options.save_masks, f'{s}.png') for s in stems],
-            inputs_of, options.overwrite)
-        cli.check_folder(options.save_masks)
+    for flag in ('save_masks', 'save_predictions'):
+        if folder := getattr(options, flag):
+            cli.check_apart(f'--{flag}={folder}',
+                            [os.path.join(folder, f'{s}.png') for s in stems],
+                            inputs_of, options.overwrite)
+            cli.check_folder(folder)
 
 
 def report_of(method, options, judge, seed, images, source, ranges, outcomes):
@@ -405,7 +433,8 @@ def markdown(method, options, judge, written, ranges, outcomes):
             side=method.resolution))
     masks = options.masks or (
         f'generated, seed {written["seeds"]["masks"]}, one per image name and range')
-    what = (f'Of {method.name}, {method.what["kind"]} {method.what["path"]}, on '
+    step = f' (iteration {method.what["step"]})' if 'step' in method.what else ''
+    what = (f'Of {method.name}, {method.what["kind"]} {method.what["path"]}{step}, on '
             f'{written["image_source"]}.')
     notes = report.notes(what, judge, method.resolution, masks, written['unreadable'],
                          outcomes)
@@ -423,6 +452,7 @@ def main(argv):
         table=int(args.table or 0),
         **{name: getattr(args, name) for name in (
             'predictions', 'onnx', 'torchscript', 'contract', 'masks', 'save_masks',
+            'save_predictions', 'step',
             'resolution', 'protocol', 'dataset', 'name', 'weights', 'fetch', 'parts',
             'overwrite')})
     summary = run(args.checkpoint, args.images, args.out, args.seed, args.limit, options)
@@ -446,6 +476,8 @@ def define_flags():
     flags.DEFINE_string('images', '', 'Folder; default: what the config evaluates.')
     flags.DEFINE_string('masks', '', 'Folder, white = known; default: generated.')
     flags.DEFINE_string('save_masks', '', 'Folder to store the masks in.')
+    flags.DEFINE_string('save_predictions', '', 'Folder to store the composites in.')
+    flags.DEFINE_string('step', 'best', 'Of --checkpoint: best, latest or an iteration.')
     flags.DEFINE_string('hole_ranges', '',
                         'Such as "0,.2;.2,.4"; default: the config\'s.')
     flags.DEFINE_string('brush_width', '', 'Narrowest and widest stroke, px; default: '

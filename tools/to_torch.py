@@ -54,8 +54,9 @@ with cli.needs('export'):
 def define_flags():
     flags.DEFINE_string(
         'checkpoint', None,
-        'Training workdir (its best checkpoint, else its latest) or a folder written '
+        'Training workdir (of which the average is taken) or a folder written '
         'by tools/from_torch.py.', required=True)
+    flags.DEFINE_string('step', 'best', 'Of a workdir: best, latest or an iteration.')
     flags.DEFINE_string('out', None, 'Folder for the files.', required=True)
     flags.DEFINE_list(
         'formats', None, f'Some of {", ".join(exporting.FORMATS)}, '
@@ -96,7 +97,7 @@ def main(argv):
 
         reports = exporting.run(
             args.checkpoint, args.out, args.formats, options, args.images, args.masks,
-            say=status.show, done=done)
+            say=status.show, done=done, step=args.step)
     if args.json:
         print(json.dumps(reports))
     return int(any('error' in report for report in reports))

@@ -22,7 +22,7 @@ from migan_jax import storage
 
 KINDS = ('folder', 'zip', 'tfds', 'embedded')
 
-# More than this share of a source unreadable stops the run.
+# More than this share of a source unreadable stops the run, but one image alone does not.
 MAX_UNREADABLE = 0.01
 # Records handed to a training batch beyond its own, to stand in for unreadable ones.
 _SPARE = 8
@@ -130,7 +130,7 @@ class _Source:
         if new:
             logging.warning('skipped, %d of %d images unreadable so far: %s',
                             len(reasons), len(self), error)
-        if len(reasons) > MAX_UNREADABLE * len(self):
+        if len(reasons) > max(MAX_UNREADABLE * len(self), min(1, len(self) - 1)):
             shown = '\n  '.join(reasons[:50])
             more = f'\n  and {len(reasons) - 50} more' if len(reasons) > 50 else ''
             raise ValueError(

@@ -32,9 +32,17 @@ TABLE_3 = (
 )
 
 DATASETS = ('places2', 'ffhq')
+# Side in pixels and number of images that the tables' rows were measured on.
+MEASURED_ON = {'places2': (512, 36_500), 'ffhq': (256, 10_000)}
 
 
-def table(number, ours, *, name, dataset='', images=''):
+def row_mark(dataset: str, side: int, count: int) -> str:
+    """What a row of one's own says about its images: '' where they are the table's."""
+    same = MEASURED_ON.get(dataset) == (side, count)
+    return '' if same else f'other images, {side} x {side}'
+
+
+def table(number, ours, *, name, dataset='', images='', mark=''):
     """A table of the supplement as Markdown, with a row of one's own.
 
     Args:
@@ -45,6 +53,7 @@ def table(number, ours, *, name, dataset='', images=''):
       dataset: 'places2' or 'ffhq': under which columns the row belongs; '' gives it
         columns of its own, because it was not measured on either.
       images: what was measured, the title of those columns.
+      mark: of `row_mark`, said in the row.
 
     Returns:
       Markdown; rows from the supplement are marked as published.
@@ -72,7 +81,8 @@ def table(number, ours, *, name, dataset='', images=''):
         figures = sum((list(part) for part in published), [])
         lines.append(line(f'{method} (published)', figures + blank * (len(groups) - 2)))
     figures = sum((list(ours) if i == place else blank for i in range(len(groups))), [])
-    lines.append(line(f'{name} (this run)', figures))
+    run = f'this run, {mark}' if mark else 'this run'
+    lines.append(line(f'{name} ({run})', figures))
     title = ('FID by share of hole pixels (the supplement\'s Table 2), lower is better'
              if number == 2 else 'The supplement\'s Table 3')
     return f'{title}\n\n' + '\n'.join(lines) + '\n'

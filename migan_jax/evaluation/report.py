@@ -242,7 +242,8 @@ def published_table(number: int, outcomes: Sequence[Outcome], *, name: str,
         known = {k: v['mean'] for k, v in outcomes[0].summary.items()}
         ours = [{**known, **outcomes[0].whole}.get(m) for m in published.METRICS_3]
     return published.table(number, ours, name=name, dataset=dataset,
-                           images=f'this set, {side}')
+                           images=f'this set, {side}', mark=published.row_mark(
+                               dataset, side, len(outcomes[0].names)))
 
 
 def notes(what: str, judge: Judge, side: int, masks: str, unreadable: Sequence[str],

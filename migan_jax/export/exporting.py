@@ -132,7 +132,7 @@ def check_comodgan_has(formats, options):
 
 
 def run(checkpoint, out, formats=None, options=Options(), images=None, masks=None,
-        say=lambda text: None, done=lambda report: None):
+        say=lambda text: None, done=lambda report: None, step='best'):
     """Exports a checkpoint.
 
     Args:
@@ -144,6 +144,7 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
       images, masks: paths of pictures to compare on, or None.
       say: called with what it is about to do.
       done: called with each report.
+      step: which checkpoint, see `checkpoint.open_checkpoint`.
 
     Returns:
       list of dicts, one per format; those that failed have 'error', and those that
@@ -163,7 +164,7 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
         raise ExportFailed('--images and --masks go together: pass both or neither.')
     out = make_out(out)
     pictures = comparison.read_pictures(images, masks) if images else []
-    model = load(checkpoint)
+    model = load(checkpoint, step)
     files = formats_of(model.config)
     named = formats is not None and not everything
     if not named:

@@ -82,15 +82,15 @@ class Format(NamedTuple):
     reference: Callable = lambda model, options: (model, {})
 
 
-def load(directory):
-    """The checkpoint as a `Model`.
+def load(directory, step='best'):
+    """The checkpoint as a `Model`; `step` is of `checkpoint.open_checkpoint`.
 
     Raises:
       checkpoint.CheckpointError: not a checkpoint.
     """
-    _, manager, step = checkpoint_lib.open_checkpoint(directory)
+    _, manager, step = checkpoint_lib.open_checkpoint(directory, step)
     manager.close()
-    config, _, variables = checkpoint_lib.load_deployed(directory)
+    config, _, variables = checkpoint_lib.load_deployed(directory, step)
     return from_deployed(
         config, variables, 'unknown' if step is None else str(step))
 

@@ -39,7 +39,8 @@ class Checkpoints:
         config = self._config
         return checkpoint_lib.checkpoint_manager(
             self._workdir, keep_last=config.checkpoint.keep_last,
-            metric=config.eval.best_metric, mode=config.eval.best_mode)
+            metric=config.eval.best_metric, mode=config.eval.best_mode,
+            setting=checkpoint_lib.evaluation_setting(config))
 
     def latest_step(self):
         """Iteration of the newest complete checkpoint, or None."""

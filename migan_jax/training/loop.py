@@ -1,6 +1,7 @@
 """The training loop: data -> steps -> metrics -> checkpoints.  Nothing numeric here."""
 
 import contextlib
+import dataclasses
 import math
 import os
 import time
@@ -17,13 +18,17 @@ from migan_jax.devices import unreplicate
 from migan_jax.evaluation import step as evaluation_step
 from migan_jax import storage
 from migan_jax.training.checkpointing import Checkpoints
+from migan_jax.training import changes
 from migan_jax.training import checks
+from migan_jax.training.history import History
 from migan_jax.training import inputs
 from migan_jax.training.preemption import Notice
 from migan_jax.training.preemption import Preempted
 from migan_jax.training.progress import FiniteWatch
+from migan_jax.training.progress import memory_gib
 from migan_jax.training.progress import Progress
 from migan_jax.training.progress import TrainingDiverged
+from migan_jax.training.run_report import RunReport
 from migan_jax.training.checkpointing import Rollbacks
 from migan_jax.training import state as state_lib
 from migan_jax.training import steps as steps_lib
@@ -47,30 +52,28 @@ def settings_of(config):
         brush_width=tuple(config.mask.brush_width))
 
 
-def steps_of(kimg, batch_size):
-    """Iterations in a number of thousand images, at least 1."""
-    return max(1, math.ceil(kimg * 1000 / batch_size))
-
-
-def train(config, workdir):
+def train(config, workdir, allow_changes=False):
     """Trains until config.train.kimg; resumes if `workdir` has a checkpoint.
+
+    Progress is counted in images: a resumed run may have another batch size.
 
     Args:
       config: ConfigDict, see configs/default.py.
       workdir: where config.json, checkpoints/, samples/ and TensorBoard's event files
         go; local or on Cloud Storage (gs://).
+      allow_changes: resume though data, masks or losses are not those of the workdir.
 
     Returns:
       dict of the last evaluation's figures.
 
     Raises:
       ValueError: something in the config can't work; nothing was written then.
-      state.CheckpointError: `workdir` holds another model, or the end of training could
-        not be saved.
+      state.CheckpointError: `workdir` holds another model or was trained on other data,
+        or the end of training could not be saved.
       progress.TrainingDiverged: see `progress.FiniteWatch`.
       preemption.Preempted: SIGTERM or Ctrl-C came; the state was saved.
     """
-    run = _Run(config, workdir)
+    run = _Run(config, workdir, allow_changes)
     with run.opened():
         return run.train()
 
@@ -78,7 +81,7 @@ def train(config, workdir):
 class _Run:
     """One run: what `train` opens, and its position."""
 
-    def __init__(self, config, workdir):
+    def __init__(self, config, workdir, allow_changes):
         self._config, self._workdir = config, workdir
         self._batch_size = config.train.batch_size
         checks.check(config)
@@ -90,13 +93,20 @@ class _Run:
         networks, protocol, left_out = inputs.open_networks(
             config, min(limit, len(self._eval_source)))
         inputs.check_best_metric(config, networks, left_out)
+        batch_size = self._batch_size
+        self._resumes = checkpoint_lib.has_checkpoint(workdir)
         if checkpoint_lib.has_config(workdir):
             checkpoint_lib.check_resumable(config, workdir)
-        teacher, self._teacher_params = inputs.open_teacher(config)
+            saved = checkpoint_lib.load_config(workdir)
+            batch_size = saved.train.batch_size
+            if self._resumes:
+                self._say_changes(changes.review(config, saved, workdir, allow_changes))
+        self._teacher, self._teacher_params = inputs.open_teacher(config)
         self._rollbacks = Rollbacks(workdir)
+        self._history = History(workdir, batch_size, self._rollbacks.skipped)
 
         self._settings = settings_of(config)
-        self._steps = steps_lib.make_steps(self._models, self._settings, teacher)
+        self._steps = None
         self._evaluation = evaluation_step.make_evaluation(
             self._models.generator, seed=config.eval.seed,
             hole_range=self._settings.hole_range,
@@ -105,14 +115,21 @@ class _Run:
         for sentence in dict.fromkeys(left_out.values()):
             logging.info('evaluation: %s', sentence)
 
-        self._total = steps_of(config.train.kimg, self._batch_size)
-        self._every = {name: steps_of(kimg, self._batch_size) for name, kimg in {
+        self._every = {name: kimg * 1000 for name, kimg in {
             'log': config.log.every_kimg, 'eval': config.eval.every_kimg,
             'checkpoint': config.checkpoint.every_kimg}.items()}
-        self._progress = Progress(self._batch_size, self._total)
         self._watch = FiniteWatch(config.train.max_nonfinite_steps)
         self._pending = None   # (iteration, metrics still on the device)
         self._measured = {}
+
+    def _say_changes(self, lines):
+        if lines:
+            logging.info('%s goes on with another config (saved -> now):\n  %s',
+                         self._workdir, '\n  '.join(lines))
+        if self._config.init_from:
+            logging.warning(
+                'init_from=%s is ignored: %s has checkpoints of its own and goes on from '
+                'the newest', self._config.init_from, self._workdir)
 
     @contextlib.contextmanager
     def opened(self):
@@ -124,13 +141,11 @@ class _Run:
         config, workdir = self._config, self._workdir
         state = state_lib.init_state(
             self._models, config.model.resolution, jax.random.key(config.seed))
-        if config.init_from and not checkpoint_lib.has_checkpoint(workdir):
+        if config.init_from and not self._resumes:
             state = state_lib.warm_start(state, config, config.init_from)
         self._is_main = jax.process_index() == 0
         if self._is_main:
             storage.path_of(workdir, 'samples').mkdir(parents=True, exist_ok=True)
-            checkpoint_lib.save_config(config, workdir)
-            inputs.save_division(self._division, workdir)
         self._writer = metric_writers.create_default_writer(
             workdir, just_logging=not self._is_main, asynchronous=True)
         self._checkpoints = Checkpoints(workdir, config)
@@ -138,7 +153,14 @@ class _Run:
             if self._checkpoints.latest_step() is not None:
                 state = self._checkpoints.restore(state)
                 logging.info('resuming %s from iteration %d', workdir, int(state.step))
+            self._history.go_on(int(state.step), self._batch_size)
+            if self._is_main:
+                # Before the config, which says what an older history leaves open.
+                self._history.save()
+                inputs.save_division(self._division, workdir)
+                checkpoint_lib.save_config(config, workdir)
             self._place(state)
+            self._page = RunReport(workdir, self._step)
             try:
                 yield
             finally:
@@ -159,6 +181,16 @@ class _Run:
     def _place(self, state):
         self._step = int(state.step)
         self._state = replicate(state)
+        left = self._config.train.kimg * 1000 - self._images()
+        # Not one more for the rounding of a product.
+        self._total = self._step + max(0, math.ceil(left / self._batch_size - 1e-6))
+        self._progress = Progress(self._batch_size, self._total)
+        settings = dataclasses.replace(
+            self._settings,
+            images_offset=self._images() - self._step * self._batch_size)
+        if self._steps is None or settings != self._settings:
+            self._settings = settings
+            self._steps = steps_lib.make_steps(self._models, settings, self._teacher)
 
     def train(self):
         """Iterates to the end; the last evaluation's figures."""
@@ -168,6 +200,8 @@ class _Run:
             len(self._train_source), len(self._eval_source), self._step, self._total,
             jax.device_count(), jax.devices()[0].device_kind)
         self._first = self._step
+        if self._step == 0 and self._config.init_from:
+            self._measured = self._evaluate()   # what fine-tuning has to improve on
         with contextlib.closing(self._batches()) as batches:
             while self._step < self._total:
                 try:
@@ -194,7 +228,11 @@ class _Run:
 
     def _position(self):
         """Batches read so far, in this run and those before."""
-        return self._step + self._rollbacks.skipped(self._step)
+        return self._history.data_batch(self._step)
+
+    def _images(self):
+        """Images trained on so far, in this run and those before."""
+        return self._history.images(self._step)
 
     def _iterate(self, images):
         images = images.reshape(jax.local_device_count(), -1, *images.shape[1:])
@@ -218,7 +256,10 @@ class _Run:
             self._watch.check(step, metrics, self._checkpoints.latest_step())
 
     def _due(self, name):
-        return self._step % self._every[name] == 0 or self._step == self._total
+        # Whether the iteration has reached or passed a multiple of that many images.
+        before, now = (int(self._history.images(step) / self._every[name] + 1e-9)
+                       for step in (self._step - 1, self._step))
+        return now > before or self._step == self._total
 
     def _report(self):
         """All that is due after an iteration: log, evaluation, checkpoint."""
@@ -240,11 +281,14 @@ class _Run:
             figures = self._evaluate() if self._due('eval') else None
             self._measured = figures or self._measured
             self._save(figures)
+            self._write_page()
             self._progress.pause(time.perf_counter() - began)
 
     def _log(self):
         means, left = self._progress.report(self._step)
         counts = dict(sorted(self._watch.totals.items()))
+        self._page.add(self._step, self._images(), {
+            f'train/{name}': value for name, value in (means | memory_gib()).items()})
         with self._figures():
             self._writer.write_scalars(self._step, {
                 **{f'train/{name}': value for name, value in means.items()},
@@ -256,14 +300,21 @@ class _Run:
             ', '.join(f'{name} {value:.3g}' for name, value in means.items()),
             f'; non-finite iterations: {counts}' if counts else '')
 
+    def _write_page(self):
+        if self._is_main:
+            with self._figures():
+                self._page.write()
+
     def _kimg(self):
-        return f'{self._step * self._batch_size / 1000:.2f}'
+        return f'{self._images() / 1000:.2f}'
 
     def _evaluate(self):
         config = self._config
         figures = dict(evaluation_step.evaluate(
             self._evaluation, self._state.ema, self._state.variables,
             self._eval_batches()))
+        self._page.add(self._step, self._images(), {
+            f'eval/{name}': value for name, value in figures.items()})
         with self._figures():
             self._writer.write_scalars(
                 self._step, {f'eval/{name}': value for name, value in figures.items()})
@@ -272,7 +323,7 @@ class _Run:
                 self._evaluation, self._state.ema, self._state.variables, next(samples),
                 config.eval.grid_rows)
         if self._is_main:
-            name = f'{self._step * self._batch_size / 1000:09.2f}kimg.png'
+            name = f'{self._images() / 1000:09.2f}kimg.png'
             with self._figures():
                 image_files.write_png(grid, os.path.join(self._workdir, 'samples', name))
                 self._writer.write_images(self._step, {'samples': grid[None]})
@@ -293,7 +344,8 @@ class _Run:
         if self._watch.streak:
             logging.warning('iteration %d was non-finite: not saved', self._step - 1)
         else:
-            self._checkpoints.save(unreplicate(self._state), figures)
+            self._checkpoints.save(unreplicate(self._state), figures and figures | {
+                checkpoint_lib.SETTING: checkpoint_lib.evaluation_setting(self._config)})
 
     def _save_or_raise(self):
         if self._checkpoints.latest_step() != self._step:
@@ -328,8 +380,14 @@ class _Run:
                 '(train.max_rollbacks).') from error
         start = self._step
         abstract = state_lib.abstract_state(self._models, self._config.model.resolution)
-        self._place(self._checkpoints.restore(abstract))
-        self._rollbacks.add(start, self._step, write=self._is_main)
+        state = self._checkpoints.restore(abstract)
+        end = int(state.step)
+        self._history.roll_back(start, end)
+        self._rollbacks.add(start, end, write=self._is_main)
+        if self._is_main:
+            self._history.save()
+        self._place(state)
+        self._page = RunReport(self._workdir, self._step)
         self._pending = None
         self._watch.streak = 0
         self._progress.restart(self._step)

@@ -1,9 +1,12 @@
 """How a run is doing: images, time, and whether its numbers are finite."""
 
 import collections
+import resource
+import sys
 import time
 
 from absl import logging
+import jax
 import numpy as np
 
 # End of the names of metrics that count the gradient's non-finite elements; what stands
@@ -13,6 +16,18 @@ NONFINITE = '_nonfinite'
 
 class TrainingDiverged(RuntimeError):
     """Losses or gradients stayed non-finite; names the last good checkpoint."""
+
+
+def memory_gib():
+    """{'host_gib': the process's largest so far; 'device_gib': likewise, where known}."""
+    # In KiB on Linux, in bytes on macOS.
+    unit = 1 if sys.platform == 'darwin' else 1024
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    memory = {'host_gib': largest / 2**30}
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if 'peak_bytes_in_use' in stats:
+        memory['device_gib'] = stats['peak_bytes_in_use'] / 2**30
+    return memory
 
 
 class Progress:

@@ -46,6 +46,8 @@ class Settings:
         generators with a latent; 0 is off.
       hole_range, brush_width: of `masks.free_form`.
       noise: mode of the generator's noise; tests turn it off.
+      images_offset: images seen are step * batch_size + images_offset; not 0 once a
+        run has gone on with another batch size.
     """
     seed: int = 0
     batch_size: int = 32
@@ -64,6 +66,7 @@ class Settings:
     hole_range: tuple[float, float] = (0.0, 1.0)
     brush_width: tuple[int, int] = (12, 48)
     noise: str = 'random'
+    images_offset: int = 0
 
 
 class Steps(NamedTuple):
@@ -86,7 +89,7 @@ def ema_decay(settings, step):
     """beta = .5^(batch / half-life in images)."""
     half_life = jnp.float32(settings.ema_kimg * 1000)
     if settings.ema_rampup:
-        seen = step.astype(jnp.float32) * settings.batch_size
+        seen = step.astype(jnp.float32) * settings.batch_size + settings.images_offset
         half_life = jnp.minimum(half_life, seen * settings.ema_rampup)
     return 0.5**(settings.batch_size / jnp.maximum(half_life, 1e-8))
 

@@ -638,6 +638,24 @@ def _tfds(prepared, split='train', **kwargs):
         'tfds', name='tiny_pictures', path=prepared, split=split, **kwargs)
 
 
+@pytest.mark.parametrize('damaged', [1, 2])
+def test_first_damaged_file_of_a_small_folder_is_skipped_and_named(
+        tmp_path, warnings, damaged):
+    for i in range(6):
+        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / f'{i}.png')
+    for i in range(damaged):
+        (tmp_path / f'{i}.png').write_bytes(b'no picture')
+    source = sources.open_source('folder', path=str(tmp_path))
+    batches = batches_lib.eval_batches(source, resolution=8, batch_size=6)
+    if damaged == 2:
+        with pytest.raises(ValueError, match='2 of 6 images are unreadable'):
+            list(batches)
+        return
+    (batch,) = batches
+    assert batch['valid'].tolist() == [False] + [True] * 5
+    assert list(source.unreadable) == ['0.png'] and '0.png' in warnings[0]
+
+
 def test_tfds_eval(prepared):
     source = _tfds(prepared)
     assert len(source) == 17

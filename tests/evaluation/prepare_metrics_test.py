@@ -206,10 +206,8 @@ def test_training_measures_lpips_and_keeps_the_best_by_it(tmp_path, monkeypatch)
     assert 0.5 * share < first['lpips'] < 2 * share
     last = loop.train(config(4), workdir)
 
-    manager = checkpoint_lib.checkpoint_manager(
-        workdir, metric='lpips', mode='min', read_only=True)
+    _, manager, best = checkpoint_lib.open_checkpoint(workdir)
     measured = {step: manager.metrics(step)['lpips'] for step in manager.all_steps()}
-    best = manager.best_step()
     manager.close()
     assert measured[4] == pytest.approx(last['lpips'])
     assert measured[best] == min(measured.values()) <= first['lpips']

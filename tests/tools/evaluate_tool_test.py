@@ -95,6 +95,19 @@ def test_predictions_are_composited_and_measured(sets, tmp_path):
         assert grid.size == (5 * R, COUNT * R)
 
 
+def test_saved_predictions_are_the_composites(sets, tmp_path):
+    saved = tmp_path / 'saved'
+    summary = run(sets, tmp_path / 'first', **folders(sets), save_predictions=str(saved))
+    _, arrays = sets
+    for stem, (image, mask, painted) in arrays.items():
+        with Image.open(saved / f'{stem}.png') as picture:
+            np.testing.assert_array_equal(
+                picture, np.where(mask[..., None] == 255, image, painted))
+    again = run(sets, tmp_path / 'second', masks=folders(sets)['masks'],
+                predictions=str(saved))
+    assert again == summary
+
+
 def test_only_what_changed_is_painted_again(sets, tmp_path, monkeypatch):
     out = tmp_path / 'result'
     first = run(sets, out, **folders(sets))

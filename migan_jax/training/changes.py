@@ -1,0 +1,52 @@
+"""What differs between a config and that of the workdir in which it goes on."""
+
+import json
+
+from migan_jax import checkpoint as checkpoint_lib
+from migan_jax.training import checks
+
+# Fields that say what is learnt; of these groups all but some.
+_GROUPS = ('data.', 'mask.', 'loss.', 'teacher.')
+_HARMLESS = ('data.cache_mb', 'data.max_pixels', 'data.workers', 'data.prefetch',
+             'teacher.dtype')
+
+
+def _plain(value):
+    """Tuples and lists alike, as JSON has only lists."""
+    return json.loads(json.dumps(value))
+
+
+def differing(config, saved) -> dict[str, str]:
+    """{field: 'saved value -> value now'} where two configs differ.
+
+    Fields that only one of them has are left out: another version wrote it.
+    """
+    ours, theirs = checks.fields_of(config), checks.fields_of(saved)
+    return {name: f'{theirs[name]!r} -> {ours[name]!r}'
+            for name in ours if name in theirs
+            and _plain(ours[name]) != _plain(theirs[name])}
+
+
+def review(config, saved, workdir: str, allow: bool) -> list[str]:
+    """Lines 'field: saved value -> value now'.
+
+    Args:
+      config: of this run.
+      saved: of the workdir, which has checkpoints.
+      workdir: for messages.
+      allow: whether data, masks and losses may differ.
+
+    Raises:
+      checkpoint.CheckpointError: they do and may not.
+    """
+    changed = differing(config, saved)
+    line = lambda name: f'{name}: {changed[name]}'
+    grave = [name for name in changed
+             if name.startswith(_GROUPS) and name not in _HARMLESS]
+    if grave and not allow:
+        raise checkpoint_lib.CheckpointError(
+            f'{workdir} was trained with other data, masks or losses (saved -> now):\n  '
+            + '\n  '.join(map(line, grave))
+            + f'\nGive the command that began it, or --config {workdir}/config.json; or '
+            '--allow_changes, to go on with these.')
+    return list(map(line, changed))
