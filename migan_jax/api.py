@@ -27,6 +27,7 @@ from migan_jax.evaluation import methods
 from migan_jax.evaluation import report
 from migan_jax import inpaint
 from migan_jax.model import build
+from migan_jax import storage
 
 # What a suffix means to `Model.export` without a format.
 _FORMAT_OF = {'.onnx': 'onnx', '.pt': 'pt', '.tflite': 'tflite'}
@@ -86,11 +87,9 @@ def load(path):
       MissingExtra: a file needs PyTorch to be read, and it is not installed.
     """
     path = os.fspath(path)
-    if os.path.isdir(path):
+    if storage.is_bucket(path) or os.path.isdir(path):
         with _quiet_orbax():
-            _, manager, step = checkpoint_lib.open_checkpoint(path)
-            manager.close()
-            deployed = checkpoint_lib.load_deployed(path)
+            *deployed, step = checkpoint_lib.load_deployed_step(path)
         return Model(*deployed, path, step)
     if not os.path.exists(path):
         raise ValueError(

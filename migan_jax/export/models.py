@@ -82,9 +82,7 @@ def load(directory):
     Raises:
       checkpoint.CheckpointError: not a checkpoint.
     """
-    _, manager, step = checkpoint_lib.open_checkpoint(directory)
-    manager.close()
-    config, _, variables = checkpoint_lib.load_deployed(directory)
+    config, _, variables, step = checkpoint_lib.load_deployed_step(directory)
     return from_deployed(config, variables, str(step))
 
 

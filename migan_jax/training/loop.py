@@ -16,8 +16,11 @@ from migan_jax.devices import replicate
 from migan_jax.devices import unreplicate
 from migan_jax.evaluation import step as evaluation_step
 from migan_jax import storage
+from migan_jax.training import agreement
 from migan_jax.training.checkpointing import Checkpoints
+from migan_jax.training import distributed
 from migan_jax.training import inputs
+from migan_jax.training.lease import Lease
 from migan_jax.training.preemption import Notice
 from migan_jax.training.preemption import Preempted
 from migan_jax.training.progress import FiniteWatch
@@ -61,25 +64,46 @@ def train(config, workdir):
 
     Raises:
       ValueError: something in the config can't work; nothing was written then.
+      storage.StorageError: `workdir` can't be written to.
+      lease.InUse: another run works in `workdir`.
+      agreement.Disagreement: the processes of the run were not started alike.
       state.CheckpointError: `workdir` holds another model, or the end of training could
         not be saved.
       progress.TrainingDiverged: see `progress.FiniteWatch`.
       preemption.Preempted: SIGTERM or Ctrl-C came; the state was saved.
     """
-    run = _Run(config, workdir)
-    with run.opened():
+    with contextlib.ExitStack() as stack:
+        run = _Run(config, workdir, stack)
+        stack.enter_context(run.opened())
         return run.train()
 
 
 class _Run:
     """One run: what `train` opens, and its position."""
 
-    def __init__(self, config, workdir):
+    def __init__(self, config, workdir, stack):
         self._config, self._workdir = config, workdir
         self._batch_size = config.train.batch_size
+        self._is_main, self._lease = jax.process_index() == 0, None
+        agreement.check(lambda: self._prepare(stack))
+        distributed.connect_devices()
+        self._build()
+
+    def _prepare(self, stack):
+        """What can fail on one host only, in the order of what costs least."""
+        config, workdir = self._config, self._workdir
         inputs.check(config)
-        self._models = state_lib.build_models(config)
+        storage.check_writable(workdir)
+        if self._is_main:
+            self._lease = stack.enter_context(Lease(workdir))
         self._train_source, self._eval_source = inputs.open_sources(config.data)
+        return agreement.facts_of(config, workdir, {
+            'training': len(self._train_source), 'evaluation': len(self._eval_source)})
+
+    def _build(self):
+        """Models and steps, not compiled yet."""
+        config, workdir = self._config, self._workdir
+        self._models = state_lib.build_models(config)
         limit = config.eval.limit or len(self._eval_source)
         networks, protocol, left_out = inputs.open_networks(
             config, min(limit, len(self._eval_source)))
@@ -120,7 +144,6 @@ class _Run:
             self._models, config.model.resolution, jax.random.key(config.seed))
         if config.init_from and not checkpoint_lib.has_checkpoint(workdir):
             state = state_lib.warm_start(state, config, config.init_from)
-        self._is_main = jax.process_index() == 0
         if self._is_main:
             storage.path_of(workdir, 'samples').mkdir(parents=True, exist_ok=True)
             checkpoint_lib.save_config(config, workdir)
@@ -222,6 +245,8 @@ class _Run:
             self._settle()
             self._log()
             self._checkpoints.poll()
+            if self._lease:
+                self._lease.check()
             self._progress.restart(self._step)
         if self._notice.reached(self._position()):
             self._stop()
@@ -285,7 +310,8 @@ class _Run:
         if self._watch.streak:
             logging.warning('iteration %d was non-finite: not saved', self._step - 1)
         else:
-            self._checkpoints.save(unreplicate(self._state), figures)
+            self._checkpoints.save(
+                unreplicate(self._state) if self._is_main else None, figures)
 
     def _save_or_raise(self):
         if self._checkpoints.latest_step() != self._step:
