@@ -96,7 +96,7 @@ def test_trouble_in_a_renewal_is_reported_and_passes(tmp_path, monkeypatch, capl
             raise error
         write(self)
         done.append(self._mine['renewals'])
-    with lease_lib.Lease(tmp_path, **BRIEF) as lease:
+    with lease_lib.Lease(tmp_path, **BRIEF):
         monkeypatch.setattr(lease_lib.Lease, '_write', failing)
         end = time.monotonic() + 60
         while not done and time.monotonic() < end:
