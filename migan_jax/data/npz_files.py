@@ -1,6 +1,7 @@
 """NumPy archives from outside: sizes are known before anything is expanded."""
 
 import math
+import tokenize
 import zipfile
 
 import numpy as np
@@ -32,8 +33,8 @@ def read(path, max_bytes: int) -> dict:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     # NumPy evaluates a header as a literal, which may be nested.
-    except (RecursionError, MemoryError) as error:
-        raise ValueError('a header in it is nested too deeply') from error
+    except (RecursionError, MemoryError, SyntaxError, tokenize.TokenError) as error:
+        raise ValueError('a header in it is no header, or nested too deeply') from error
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f'not an .npz archive, or a damaged one ({error})') from error
 

@@ -27,10 +27,12 @@ def archive(path, content, **options):
 def refused(path, words):
     """Reads with a bounded peak of memory."""
     tracemalloc.start()
-    with pytest.raises(ValueError, match=words):
-        npz_files.read(path, LIMIT)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    try:
+        with pytest.raises(ValueError, match=words):
+            npz_files.read(path, LIMIT)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert peak < 4 * LIMIT
 
 
