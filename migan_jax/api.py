@@ -27,6 +27,7 @@ from migan_jax.evaluation import methods
 from migan_jax.evaluation import report
 from migan_jax import inpaint
 from migan_jax.model import build
+from migan_jax import storage
 from migan_jax.weights import bundles
 from migan_jax.weights import hub
 from migan_jax.weights import importing
@@ -100,12 +101,10 @@ def load(path, step='best'):
       MissingExtra: a file needs a package to be read, and it is not installed.
     """
     path = os.fspath(path)
-    if os.path.isdir(path) or not os.path.exists(path) and (
+    if storage.is_bucket(path) or os.path.isdir(path) or not os.path.exists(path) and (
             named.is_name(path) or hub.is_address(path)):
         with _quiet_orbax():
-            _, manager, step = checkpoint_lib.open_checkpoint(path, step)
-            manager.close()
-            deployed = checkpoint_lib.load_deployed(path, step)
+            *deployed, step = checkpoint_lib.load_deployed_step(path, step)
         return Model(*deployed, path, step)
     if not os.path.exists(path):
         raise ValueError(

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 
+from absl import logging
 import jax
 import ml_collections
 import numpy as np
@@ -35,9 +36,16 @@ _SETTING_FIELDS = {
     'eval': ('limit', 'seed'),
 }
 
+# A written config has some 4,000.
+_CONFIG_BYTES = 2**20
+
 
 class CheckpointError(ValueError):
     """A checkpoint directory can't be used; the message says what to do."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """One checkpoint of a directory does not read; another may."""
 
 
 def _config_path(directory):
@@ -69,13 +77,25 @@ def load_config(directory):
             f'{directory} holds no config.json: it is not a checkpoint directory. '
             'Expected a workdir of migan_jax.main, the output of from_torch, the name '
             'of published weights (tools/fetch.py --list) or hf://owner/name.')
+    size = path.stat().length
+    if size > _CONFIG_BYTES:
+        raise CheckpointError(f'{path} has {size:,} bytes; expected a config of at most '
+                              f'{_CONFIG_BYTES:,}: it is not one that migan_jax wrote.')
     try:
-        config = ml_collections.ConfigDict(json.loads(path.read_text()))
+        value = json.loads(path.read_text())
+        if isinstance(value, dict):
+            config = ml_collections.ConfigDict(value)
+            if isinstance(config.get('model'), ml_collections.ConfigDict):
+                if 'fill' not in config.model:
+                    config.model.fill = False   # saved before there was this field
+                return config
     except ValueError as error:
         raise CheckpointError(f'{path} is not valid JSON: {error}') from error
-    if 'model' in config and 'fill' not in config.model:
-        config.model.fill = False   # saved before there was this field
-    return config
+    except RecursionError as error:
+        raise CheckpointError(f'{path} is nested too deeply for a config.') from error
+    raise CheckpointError(
+        f'{path} is no config of a checkpoint directory; expected an object with '
+        '"model" among its fields, as migan_jax.main and from_torch write.')
 
 
 def _as_plain(value):
@@ -139,8 +159,11 @@ class _BestOfEachSetting(preservation_policy.PreservationPolicy):
 
 
 def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', setting='',
-                       read_only=False):
-    """Orbax CheckpointManager of DIR/checkpoints: asynchronous, last K and best.
+                       read_only=False, in_background=True):
+    """Orbax CheckpointManager of DIR/checkpoints: last K and best.
+
+    Of this process alone: of several, each that opens one reads or writes by itself, and
+    none waits for another.
 
     Args:
       directory: workdir.
@@ -150,7 +173,17 @@ def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', setting
       setting: `evaluation_setting`; figures of another one are not compared, but its
         best checkpoint is kept.
       read_only: for tools.
+      in_background: saves return before files are written.
     """
+    folder = storage.path_of(directory, 'checkpoints')
+    alone = ocp.options.MultiprocessingOptions()
+    if jax.process_count() > 1:
+        this = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=this, active_processes={this},
+            barrier_sync_key_prefix=f'process{this}')
+    if not read_only:
+        folder.mkdir(parents=True, exist_ok=True)
     worst = -math.inf if mode == 'max' else math.inf
     best = None
     if metric:
@@ -160,13 +193,14 @@ def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', setting
     if best:
         policies.append(_BestOfEachSetting(metric, mode))
     options = ocp.CheckpointManagerOptions(
-        best_fn=best, best_mode=mode, create=not read_only, read_only=read_only,
+        best_fn=best, best_mode=mode, create=False, read_only=read_only,
+        multiprocessing_options=alone,
         preservation_policy=None if read_only else (
             preservation_policy.AnyPreservationPolicy(policies)),
         # What an interrupted save left.
         cleanup_tmp_directories=not read_only,
-        enable_async_checkpointing=not read_only)
-    return ocp.CheckpointManager(storage.path_of(directory, 'checkpoints'), options=options)
+        enable_async_checkpointing=in_background and not read_only)
+    return ocp.CheckpointManager(folder, options=options)
 
 
 def has_checkpoint(directory):
@@ -178,8 +212,11 @@ def has_checkpoint(directory):
 
 
 def save(manager, state, metrics=None):
-    """Saves an unreplicated state; returns before the files are written."""
-    manager.save(int(state.step), args=ocp.args.StandardSave(state), metrics=metrics)
+    """Saves an unreplicated state; a manager in the background returns before."""
+    # By force: whether to save is decided by the run, and Orbax would ask the other
+    # processes whether they are told to stop.
+    manager.save(int(state.step), args=ocp.args.StandardSave(state), metrics=metrics,
+                 force=True)
 
 
 def restore(manager, state, step=None):
@@ -194,17 +231,33 @@ def restore(manager, state, step=None):
       TrainState of host arrays.
 
     Raises:
-      CheckpointError: the checkpoint does not fit `state`.
+      DamagedCheckpoint: it does not read, or does not fit `state`.
+      storage.StorageError: storage fails.
     """
     step = manager.latest_step() if step is None else step
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    with _reading(manager, step):
+        return jax.device_get(
+            manager.restore(step, args=ocp.args.StandardRestore(abstract)))
+
+
+@contextlib.contextmanager
+def _reading(manager, step):
+    """Around reads of a checkpoint: what fails is one sentence."""
+    folder = manager.directory / str(step)
     try:
-        restored = manager.restore(step, args=ocp.args.StandardRestore(abstract))
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        raise CheckpointError(
-            f'checkpoint {step} in {manager.directory} can not be restored into this '
-            f'model: {error}') from error
-    return jax.device_get(restored)
+        yield
+    # Damaged files end in errors of JSON, zstd, TensorStore, asyncio or Orbax itself.
+    except Exception as error:
+        reason = ' '.join(str(error).split())[:200] or type(error).__name__
+        # A missing file is damage on a disk; what else the system says is the system's.
+        if storage.is_trouble(error) and not isinstance(error, FileNotFoundError):
+            raise storage.StorageError(
+                f'{folder}: the checkpoint could not be read, storage fails: {reason}'
+            ) from error
+        raise DamagedCheckpoint(
+            f'{folder}: the checkpoint can not be restored into this model; it is damaged '
+            f'or of another model ({type(error).__name__}: {reason})') from error
 
 
 def save_deployed(directory, config, variables):
@@ -268,7 +321,12 @@ def _best_step(manager, config):
     metric = config.eval.best_metric if 'eval' in config else ''
     measured = {}
     for step in manager.all_steps():
-        figures = (manager.metrics(step) or {}) if metric else {}
+        try:
+            figures = (manager.metrics(step) or {}) if metric else {}
+        except ValueError as error:
+            logging.warning('the figures of iteration %d in %s do not read (%s)', step,
+                            manager.directory, str(error).partition('\n')[0])
+            continue
         if metric in figures:
             measured.setdefault(figures.get(SETTING, ''), {})[step] = figures[metric]
     values = measured.get(evaluation_setting(config)) or measured.get('')
@@ -334,14 +392,10 @@ def restore_parts(manager, expected, step):
     Raises:
       CheckpointError: the checkpoint is of another model; both sides are listed.
     """
-    try:
+    with _reading(manager, step):
         restored = manager.restore(step, args=ocp.args.PyTreeRestore(
             item=expected, partial_restore=True,
             restore_args=ocp.checkpoint_utils.construct_restore_args(expected)))
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        raise CheckpointError(
-            f'checkpoint {step} in {manager.directory} can not be restored into this '
-            f'model: {error}') from error
     # Orbax leaves out what is not there, and takes whatever shapes it finds.
     check_same_arrays(expected, restored, 'the config', f'checkpoint {step}')
     return jax.device_get(restored)
@@ -372,16 +426,44 @@ def load_deployed(directory, step='best'):
 
     Raises:
       CheckpointError: no checkpoint there, or not of this model.
+      storage.StorageError: the bucket that it is in fails.
     """
-    config, manager, step = open_checkpoint(directory, step)
+    return load_deployed_step(directory, step)[:3]
+
+
+def load_deployed_step(directory, step='best'):
+    """`load_deployed`, and the iteration that was taken.
+
+    Where the best or the latest is damaged, the newest that reads is taken, and said;
+    an iteration asked for by its number has to read.
+    """
+    config, manager, wanted = open_checkpoint(directory, step)
+    generator = build.build_generator(config, fused=True)
     if isinstance(manager, _Saved):
-        variables = manager.variables
-    elif config.get('deployed', False):
-        variables = restore(manager, build.abstract_variables(config, fused=True), step)
-    else:
-        variables = _restore_average(manager, config, step)
-    manager.close()
-    return config, build.build_generator(config, fused=True), variables
+        return config, generator, manager.variables, wanted
+    damaged, others = [], []
+    if step in ('best', 'latest'):
+        others = sorted(set(manager.all_steps()) - {wanted}, reverse=True)
+    with contextlib.closing(manager):
+        for candidate in [wanted, *others]:
+            try:
+                variables = _restore_deployed(manager, config, candidate)
+            except DamagedCheckpoint as error:
+                damaged.append(error)
+                continue
+            for error in damaged:
+                logging.error('%s', error)
+            if damaged:
+                logging.error('%s: iteration %d is used instead of %d, which is damaged',
+                              directory, candidate, wanted)
+            return config, generator, variables, candidate
+    raise damaged[0]
+
+
+def _restore_deployed(manager, config, step):
+    if config.get('deployed', False):
+        return restore(manager, build.abstract_variables(config, fused=True), step)
+    return _restore_average(manager, config, step)
 
 
 def load_generator(directory, seed=0, step='best'):

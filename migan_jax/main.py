@@ -21,6 +21,7 @@ import tensorflow as tf
 from migan_jax import cli
 from migan_jax import storage
 from migan_jax.training import distributed
+from migan_jax.training import endings
 from migan_jax.training import loop
 from migan_jax.training.preemption import Preempted
 from migan_jax.training.progress import TrainingDiverged
@@ -59,10 +60,10 @@ def main(argv):
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        raise cli.Failed(
-            f'process {jax.process_index()} of {jax.process_count()} has lost the '
-            'others; give the same command on all hosts to go on from the last '
-            f'checkpoint ({str(error).splitlines()[0]})') from error
+        reason = str(error).partition('\n')[0]
+        raise cli.Failed(f'{endings.lost_the_others()} ({reason})') from error
+    finally:
+        endings.end_within(failed=sys.exc_info()[0] is not None)
 
 
 if __name__ == '__main__':

@@ -13,8 +13,25 @@ ANSWER_S = 25
 _REQUEST_S, _REPEATS_S = 8, 18
 
 
+# What storage says through TensorStore, which raises ValueError for everything, and
+# through TensorFlow.
+_TROUBLE = ('RESOURCE_EXHAUSTED', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'os_error_code',
+            'PERMISSION_DENIED', 'UNAUTHENTICATED', 'ABORTED', 'HTTP response code',
+            'CURL error')
+# Classes of the same, which are not imported here, nor derived from OSError.
+_TROUBLE_FROM = ('tensorflow.python.framework.errors_impl', 'google.api_core.exceptions',
+                 'google.auth.exceptions', 'requests.exceptions')
+
+
 class StorageError(ValueError):
     """A disk or a bucket can't be used; the message says which, why and what to do."""
+
+
+def is_trouble(error: BaseException) -> bool:
+    """Whether an error is storage's, which may pass, and not one of the program."""
+    return (isinstance(error, (OSError, StorageError))
+            or type(error).__module__ in _TROUBLE_FROM
+            or any(sign in str(error) for sign in _TROUBLE))
 
 
 def path_of(directory, *names):

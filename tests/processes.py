@@ -65,7 +65,9 @@ class Run:
                          + ('' if optimised else QUICK_TO_COMPILE),
             'JAX_ENABLE_X64': str(int(x64)),
             'JAX_COMPILATION_CACHE_DIR': str(cache or f'{workdir}.cache')}
-        self._log = open(f'{workdir}.{time.monotonic_ns()}.log', 'w+')
+        # Beside the workdir; one in a bucket has no such place.
+        name = str(workdir) if '://' not in str(workdir) else f'{cache}.bucket'
+        self._log = open(f'{name}.{time.monotonic_ns()}.log', 'w+')
         self.process = subprocess.Popen(
             [sys.executable, '-m', 'migan_jax.main',
              f'--config={ROOT}/tests/tiny_run.py:{steps}', f'--workdir={workdir}',
@@ -98,11 +100,23 @@ class Run:
         return self.text()
 
 
-def start_group(count, workdir, steps, *arguments, **options):
-    """Several processes of one run on this machine; list of `Run`."""
+def start_group(count, workdir, steps, *arguments, flags_of_last=(),
+                devices_of_last=None, **options):
+    """Several processes of one run on this machine; list of `Run`.
+
+    Args:
+      flags_of_last: more arguments of the last one.
+      devices_of_last: instead of `devices`.
+    """
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
-    return [Run(workdir, steps, f'--coordinator_address=localhost:{port}',
-                f'--num_processes={count}', f'--process_id={i}', *arguments, **options)
-            for i in range(count)]
+    runs = []
+    for i in range(count):
+        last = i == count - 1
+        devices = devices_of_last if last and devices_of_last else options.get('devices', 1)
+        runs.append(Run(
+            workdir, steps, f'--coordinator_address=localhost:{port}',
+            f'--num_processes={count}', f'--process_id={i}', *arguments,
+            *(flags_of_last if last else ()), **{**options, 'devices': devices}))
+    return runs

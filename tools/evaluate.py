@@ -198,11 +198,8 @@ def label_of(bounds):
 
 def open_checkpoint(path, what, name, options, seed):
     """`Method` of a checkpoint directory; its generator runs on all local devices."""
-    _, manager, step = checkpoint_lib.open_checkpoint(path, options.step)
-    manager.close()
-    what['step'] = step
-    of_generator, generator, variables = checkpoint_lib.load_deployed(
-        path, options.step if step is None else step)
+    of_generator, generator, variables, what['step'] = (
+        checkpoint_lib.load_deployed_step(path, options.step))
     own = of_generator.model.resolution
     if options.resolution not in (0, own):
         raise ValueError(f'{path}: the model paints {own} x {own} pixels, but '

@@ -23,6 +23,7 @@ import base64
 import functools
 import hashlib
 import http.server
+import ipaddress
 import json
 import os
 import pathlib
@@ -320,8 +321,29 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command != 'HEAD':
             self.wfile.write(text)
 
+    def _is_meant(self):
+        """Whether a browser was sent here under a name of this machine.
+
+        A page elsewhere may give its own name this machine's address, and then count as
+        one of ours. Addresses can not be given away like that.
+        """
+        host = self.headers.get('Host')
+        if host is None:   # no browser
+            return True
+        name = urllib.parse.urlsplit(f'//{host}').hostname or ''
+        try:
+            ipaddress.ip_address(name)
+            return True
+        except ValueError:
+            own = socket.gethostname().lower()
+            return name in ('localhost', own, own.partition('.')[0],
+                            f'{own.partition(".")[0]}.local')
+
     def _answer(self, with_body):
         try:
+            if not self._is_meant():
+                self.send_error(421, 'This machine has another name')
+                return
             found = self.site.find(self.path)
             if found is None:
                 self.send_error(404)
@@ -339,8 +361,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     self._head(304, 0, TYPES[suffix], {'ETag': tag})
                     return
                 self._head(200, status.st_size, TYPES[suffix], {'ETag': tag})
-                if with_body:
-                    shutil.copyfileobj(file, self.wfile, 1 << 20)
+                left = status.st_size if with_body else 0
+                while left and (part := file.read(min(left, 1 << 20))):
+                    self.wfile.write(part)
+                    left -= len(part)
+                if left:
+                    # Cut off meanwhile. The browser must not wait for the rest, nor take
+                    # the next answer for it.
+                    print(f'error: {self.path}: the file became shorter while it was '
+                          'sent', file=sys.stderr)
+                    self.close_connection = True
         except (ConnectionError, TimeoutError):
             # The browser went away; there is nobody to tell.
             self.close_connection = True

@@ -47,6 +47,24 @@ def read(path):
             return json.load(f)
     except (OSError, ValueError) as error:
         raise ValueError(f'{path}: cannot read it as JSON ({error})') from error
+    except RecursionError as error:
+        raise ValueError(f'{path}: nested too deeply for a study') from error
+
+
+def read_key(path):
+    """A file OUT.key.json.
+
+    Raises:
+      ValueError: it is not one.
+    """
+    key = read(path)
+    pairs = key.get('pairs') if isinstance(key, dict) else None
+    if not (isinstance(pairs, dict) and isinstance(key.get('study'), str) and all(
+            isinstance(pair, dict) and isinstance(pair.get('left'), str)
+            and isinstance(pair.get('right'), str) for pair in pairs.values())):
+        raise ValueError(f'{path}: expected the key that tools/make_study.py wrote: an '
+                         'object with "study" and "pairs", each with "left" and "right"')
+    return key
 
 
 def tally(key, answer_files):
@@ -105,7 +123,7 @@ def main(argv):
     args = flags.FLAGS
     if len(argv) < 2:
         raise cli.Failed('name the answer files')
-    result = tally(read(args.key), {path: read(path) for path in argv[1:]})
+    result = tally(read_key(args.key), {path: read(path) for path in argv[1:]})
     print(json.dumps(figures(result)) if args.json else table(result))
 
 

@@ -8,7 +8,6 @@ import io
 import json
 import os
 from typing import Any, NamedTuple
-import zipfile
 
 from flax import traverse_util
 import jax
@@ -18,6 +17,7 @@ import numpy as np
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.evaluation import figures
+from migan_jax.data import npz_files
 from migan_jax.evaluation.metrics import fid
 from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation.metrics import lpips
@@ -27,6 +27,8 @@ from migan_jax import extras
 from migan_jax import storage
 
 # Of a file of networks: what it says about itself is the array of this name.
+# Headers of all arrays, names of files, and more than enough.
+_ABOUT_BYTES = 2**20
 _ABOUT = 'about'
 _FORMAT = 'migan_jax metric networks, version 1'
 
@@ -143,6 +145,12 @@ def write_networks(path, protocol, loaded):
     storage.write_atomically(path, buffer.getvalue())
 
 
+def _max_bytes():
+    """That a file of all networks may expand to."""
+    return _ABOUT_BYTES + sum(
+        x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract_networks()))
+
+
 def read_networks(path):
     """What `write_networks` wrote.
 
@@ -157,19 +165,14 @@ def read_networks(path):
         raise ValueError(f'{path}: no such file of metric networks; '
                          'tools/prepare_metrics.py writes one.')
     try:
-        with open(path, 'rb') as f:
-            # numpy takes what is no archive for an array or a pickle.
-            if not zipfile.is_zipfile(f):
-                raise ValueError('not an .npz archive')
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = npz_files.read(path, _max_bytes())
         about = json.loads(arrays.pop(_ABOUT).item())
         if about['format'] != _FORMAT:
             raise ValueError(f'its format is {about["format"]!r}, not {_FORMAT!r}')
         protocol = inception.PROTOCOLS[about['protocol']]
         files, missing = dict(about['files']), dict(about['missing'])
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError,
-            zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError,
+            RecursionError) as error:
         raise ValueError(
             f'{path}: cannot be read as metric networks ({type(error).__name__}: '
             f'{error}); expected a file written by '

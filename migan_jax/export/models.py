@@ -88,9 +88,7 @@ def load(directory, step='best'):
     Raises:
       checkpoint.CheckpointError: not a checkpoint.
     """
-    _, manager, step = checkpoint_lib.open_checkpoint(directory, step)
-    manager.close()
-    config, _, variables = checkpoint_lib.load_deployed(directory, step)
+    config, _, variables, step = checkpoint_lib.load_deployed_step(directory, step)
     return from_deployed(
         config, variables, 'unknown' if step is None else str(step))
 

@@ -1,5 +1,6 @@
 """The checkpoints that a run writes, in the background, and its returns to earlier ones."""
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -9,30 +10,39 @@ import jax
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import storage
+from migan_jax.training import agreement
 
-# What storage says through tensorstore, which raises ValueError for everything.
-_TROUBLE = ('RESOURCE_EXHAUSTED', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'os_error_code')
-
-
-def _is_storage_trouble(error):
-    return isinstance(error, OSError) or any(sign in str(error) for sign in _TROUBLE)
+# So long a save waits for the one before. On storage that does not answer, TensorFlow and
+# TensorStore repeat themselves for many minutes.
+PATIENCE_S = 60
 
 
 class Checkpoints:
     """Checkpoints of a workdir.
 
-    A save that fails for want of storage is reported and owed; training goes on, the
-    earlier checkpoints stay. In a run of several processes it ends the run instead, as
-    the processes would not agree on who saves when.
+    Of several processes the first writes, on its own: no process waits for another, and
+    what holds for one process holds for all. A save that fails for want of storage, or
+    that storage keeps waiting, is reported and owed; training goes on, the earlier
+    checkpoints stay.
 
     Attributes:
-      owed: a save has failed since the last one that did not.
+      owed: a save has failed since the last one that did not. Of the first process, and
+        after `wait` the same on all.
     """
 
     def __init__(self, workdir, config):
         """Opens DIR/checkpoints of a run; half-written ones are removed."""
         self._workdir, self._config = workdir, config
-        self._manager = self._open()
+        self._is_writer = jax.process_index() == 0
+        # One thread, and saves in turn. Orbax's own threads for it outlive a failure by
+        # minutes, and wait for the other processes.
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
+        self._saving = None   # (iteration, future) of a save that is not settled
+        self._abandoned = False
+        self._manager = self._latest = None
+        if self._is_writer:
+            self._manager = self._open()
+        self._latest = agreement.from_first(self._newest)
         self.owed = False
 
     def _open(self):
@@ -40,15 +50,64 @@ class Checkpoints:
         return checkpoint_lib.checkpoint_manager(
             self._workdir, keep_last=config.checkpoint.keep_last,
             metric=config.eval.best_metric, mode=config.eval.best_mode,
-            setting=checkpoint_lib.evaluation_setting(config))
+            setting=checkpoint_lib.evaluation_setting(config), in_background=False)
+
+    def _newest(self):
+        return self._manager.latest_step()
 
     def latest_step(self):
         """Iteration of the newest complete checkpoint, or None."""
-        return self._manager.latest_step()
+        return self._latest
 
     def restore(self, state):
-        """`checkpoint.restore` of the newest."""
-        return checkpoint_lib.restore(self._manager, state)
+        """`checkpoint.restore` of the newest that reads, the same on all processes.
+
+        Newer ones that do not are put aside and named.
+
+        Raises:
+          checkpoint.CheckpointError: none reads.
+        """
+        restored = []
+        self._latest = agreement.from_first(
+            lambda: self._restore_first(state, restored.append))
+        if restored:
+            return restored[0]
+        with contextlib.closing(checkpoint_lib.checkpoint_manager(
+                self._workdir, read_only=True)) as manager:
+            return checkpoint_lib.restore(manager, state, self._latest)
+
+    def _restore_first(self, state, take):
+        """Restores on the first process; the step."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        damaged = []
+        for step in steps:
+            try:
+                take(checkpoint_lib.restore(self._manager, state, step))
+            except checkpoint_lib.DamagedCheckpoint as error:
+                logging.error('%s', error)
+                damaged.append((step, error))
+                continue
+            self._put_aside([number for number, _ in damaged], step)
+            return step
+        raise damaged[0][1]
+
+    def _put_aside(self, steps, instead):
+        """Takes damaged checkpoints out of the way of those to come."""
+        if not steps:
+            return
+        self._manager.close()
+        for step in steps:
+            folder = storage.path_of(self._workdir, 'checkpoints', str(step))
+            aside = storage.path_of(self._workdir, 'damaged-checkpoints', str(step))
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            if aside.exists():
+                aside.rmtree()
+            folder.rename(aside)
+            logging.error(
+                'the checkpoint of iteration %d is damaged and was moved to %s; the run '
+                'goes on from iteration %d, the %d iterations after it are trained again',
+                step, aside, instead, step - instead)
+        self._manager = self._open()
 
     def save(self, state, figures=None):
         """Saves an unreplicated state; returns before the files are written.
@@ -57,43 +116,72 @@ class Checkpoints:
           state: TrainState on the host.
           figures: of an evaluation of this state, or None.
         """
-        self.wait()   # for the one before
-        with self._failing_softly():
-            checkpoint_lib.save(self._manager, state, figures)
-            self.owed = False
+        if not self._is_writer:
+            return
+        if not self._settle(PATIENCE_S):
+            self._report('storage has not taken the one before yet')
+            return
+        step = None if state is None else int(state.step)
+        self._saving = step, self._thread.submit(
+            checkpoint_lib.save, self._manager, state, figures)
 
     def poll(self):
         """Notices a failure without waiting."""
-        with self._failing_softly():
-            self._manager.check_for_errors()
+        self._settle(0)
 
     def wait(self):
-        """Until what was saved is on disk, or has failed."""
-        with self._failing_softly():
-            self._manager.wait_until_finished()
+        """Until what was saved is on disk, or has failed, on all processes."""
+        self._settle(None)
+        self._latest, self.owed = agreement.from_first(lambda: (self._latest, self.owed))
 
     def close(self):
-        self.wait()
-        self._manager.close()
+        """Waits for a save that is under way, within bounds, and ends."""
+        if not self._settle(PATIENCE_S):
+            self._report('storage does not take it')
+            self._abandoned = True
+        self._thread.shutdown(wait=not self._abandoned, cancel_futures=True)
+        if self._manager is not None and not self._abandoned:
+            self._manager.close()
 
-    @contextlib.contextmanager
-    def _failing_softly(self):
+    def _settle(self, patience_s):
+        """Notes how the last save ended; False if it has not in this time."""
+        if self._saving is None:
+            return True
+        step, future = self._saving
         try:
-            yield
-        except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
-            if jax.process_count() > 1 or not _is_storage_trouble(error):
-                raise
-            # A new manager knows nothing of the failed save and removes its files. The
-            # old one says once more what was caught here.
-            with contextlib.suppress(OSError, ValueError, jax.errors.JaxRuntimeError):
-                self._manager.close()
+            future.result(patience_s)
+        except concurrent.futures.TimeoutError:
+            if not future.done():
+                return False
+            self._fail(step, future.exception())
+        # Whatever a file system, TensorFlow, TensorStore or Google's client raise.
+        except Exception as error:
+            self._fail(step, error)
+        else:
+            self._latest, self.owed = step, False
+        self._saving = None
+        return True
+
+    def _fail(self, step, error):
+        self._saving = None
+        if not storage.is_trouble(error):
+            raise error
+        # A new manager knows nothing of the failed save and removes its files. Storage
+        # that fails may fail it too, which is no news.
+        try:
+            self._manager.close()
             self._manager = self._open()
-            self.owed = True
-            reason = str(error).splitlines()[0]
-            logging.error(
-                'a checkpoint could not be written to %s; training goes on and tries '
-                'again, the last complete one is that of iteration %s: %s',
-                self._workdir, self.latest_step(), reason)
+        except Exception as again:
+            if not storage.is_trouble(again):
+                raise
+        self._report(str(error).partition('\n')[0][:300])
+
+    def _report(self, reason):
+        self.owed = True
+        logging.error(
+            'a checkpoint could not be written to %s; training goes on and tries '
+            'again, the last complete one is that of iteration %s: %s',
+            self._workdir, self._latest, reason)
 
 
 class Rollbacks:

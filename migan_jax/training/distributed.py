@@ -9,6 +9,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from migan_jax.training import endings
+
 # A process that does not answer for so long counts as dead, and the others end too.
 HEARTBEAT_S = 30
 # So long a process that ends waits for the others to end.
@@ -82,8 +84,18 @@ def initialize(coordinator_address=None, num_processes=None, process_id=None):
             f'other: {error} Pass --coordinator_address=HOST:PORT --num_processes=N '
             '--process_id=I, or --num_processes=1 for a run on this host alone.'
         ) from error
+    endings.say_when_aborted()
     logging.info('process %d of %d, %d of %d devices are here', jax.process_index(),
                  jax.process_count(), jax.local_device_count(), jax.device_count())
+
+
+def connect_devices() -> None:
+    """Lets the devices of all processes find each other; they have compared their setup.
+
+    Nothing is compiled before this.
+    """
+    if jax.process_count() == 1:
+        return
     # A first collective connects its devices, and on CPU fails if one process comes 30 s
     # after another. Here they come together; later each reads and compiles for itself.
     multihost_utils.sync_global_devices('start')   # one device of each process

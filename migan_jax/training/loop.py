@@ -17,11 +17,14 @@ from migan_jax.devices import replicate
 from migan_jax.devices import unreplicate
 from migan_jax.evaluation import step as evaluation_step
 from migan_jax import storage
+from migan_jax.training import agreement
 from migan_jax.training.checkpointing import Checkpoints
 from migan_jax.training import changes
 from migan_jax.training import checks
+from migan_jax.training import distributed
 from migan_jax.training.history import History
 from migan_jax.training import inputs
+from migan_jax.training.lease import Lease
 from migan_jax.training.preemption import Notice
 from migan_jax.training.preemption import Preempted
 from migan_jax.training.progress import FiniteWatch
@@ -44,8 +47,7 @@ def settings_of(config):
         distillation_min_resolution=config.loss.distillation_min_resolution,
         reconstruction_weight=config.loss.reconstruction_weight,
         adversarial_weight=config.loss.adversarial_weight,
-        decay_steps=math.ceil(config.optim.decay_kimg * 1000 / config.train.batch_size),
-        total_steps=steps_of(config.train.kimg, config.train.batch_size),
+        decay_kimg=config.optim.decay_kimg, total_kimg=config.train.kimg,
         path_length_weight=config.loss.path_length_weight,
         path_length_interval=config.loss.path_length_interval,
         hole_range=tuple(config.mask.hole_range),
@@ -68,27 +70,48 @@ def train(config, workdir, allow_changes=False):
 
     Raises:
       ValueError: something in the config can't work; nothing was written then.
+      storage.StorageError: `workdir` can't be written to.
+      lease.InUse: another run works in `workdir`.
+      agreement.Disagreement: the processes of the run were not started alike.
       state.CheckpointError: `workdir` holds another model or was trained on other data,
         or the end of training could not be saved.
       progress.TrainingDiverged: see `progress.FiniteWatch`.
       preemption.Preempted: SIGTERM or Ctrl-C came; the state was saved.
     """
-    run = _Run(config, workdir, allow_changes)
-    with run.opened():
+    with contextlib.ExitStack() as stack:
+        run = _Run(config, workdir, allow_changes, stack)
+        stack.enter_context(run.opened())
         return run.train()
 
 
 class _Run:
     """One run: what `train` opens, and its position."""
 
-    def __init__(self, config, workdir, allow_changes):
+    def __init__(self, config, workdir, allow_changes, stack):
         self._config, self._workdir = config, workdir
         self._batch_size = config.train.batch_size
+        self._is_main, self._lease = jax.process_index() == 0, None
+        agreement.check(lambda: self._prepare(stack))
+        distributed.connect_devices()
+        self._build(allow_changes)
+
+    def _prepare(self, stack):
+        """What can fail on one host only, in the order of what costs least."""
+        config, workdir = self._config, self._workdir
         checks.check(config)
-        self._models = state_lib.build_models(config)
+        storage.check_writable(workdir)
+        if self._is_main:
+            self._lease = stack.enter_context(Lease(workdir))
         self._division = inputs.divide(config, workdir)
         self._train_source = self._division.train
         self._eval_source = self._division.evaluation
+        return agreement.facts_of(config, workdir, {
+            'training': len(self._train_source), 'evaluation': len(self._eval_source)})
+
+    def _build(self, allow_changes):
+        """Models and steps, not compiled yet."""
+        config, workdir = self._config, self._workdir
+        self._models = state_lib.build_models(config)
         limit = config.eval.limit or len(self._eval_source)
         networks, protocol, left_out = inputs.open_networks(
             config, min(limit, len(self._eval_source)))
@@ -143,7 +166,6 @@ class _Run:
             self._models, config.model.resolution, jax.random.key(config.seed))
         if config.init_from and not self._resumes:
             state = state_lib.warm_start(state, config, config.init_from)
-        self._is_main = jax.process_index() == 0
         if self._is_main:
             storage.path_of(workdir, 'samples').mkdir(parents=True, exist_ok=True)
         self._writer = metric_writers.create_default_writer(
@@ -271,6 +293,8 @@ class _Run:
             self._settle()
             self._log()
             self._checkpoints.poll()
+            if self._lease:
+                self._lease.check()
             self._progress.restart(self._step)
         if self._notice.reached(self._position()):
             self._stop()
@@ -344,8 +368,11 @@ class _Run:
         if self._watch.streak:
             logging.warning('iteration %d was non-finite: not saved', self._step - 1)
         else:
-            self._checkpoints.save(unreplicate(self._state), figures and figures | {
-                checkpoint_lib.SETTING: checkpoint_lib.evaluation_setting(self._config)})
+            if figures:
+                figures = figures | {checkpoint_lib.SETTING:
+                                     checkpoint_lib.evaluation_setting(self._config)}
+            self._checkpoints.save(
+                unreplicate(self._state) if self._is_main else None, figures)
 
     def _save_or_raise(self):
         if self._checkpoints.latest_step() != self._step:

@@ -40,8 +40,8 @@ class Settings:
       reconstruction_weight: of an L1 loss on composites (0 in the paper).
       adversarial_weight: of the generator's loss against the discriminator; at 0 there
         is none of it, and neither D's step nor R1.
-      decay_steps, total_steps: the learning rates fall linearly to 0 within the last
-        `decay_steps` of `total_steps` iterations; 0 is never, as published.
+      decay_kimg, total_kimg: the learning rates fall linearly to 0 within the last
+        `decay_kimg` of `total_kimg` thousand images; 0 is never, as published.
       path_length_weight, path_length_interval: of StyleGAN2's path-length term, for
         generators with a latent; 0 is off.
       hole_range, brush_width: of `masks.free_form`.
@@ -59,8 +59,8 @@ class Settings:
     distillation_min_resolution: int = 32
     reconstruction_weight: float = 0.0
     adversarial_weight: float = 1.0
-    decay_steps: int = 0
-    total_steps: int = 0
+    decay_kimg: float = 0.0
+    total_kimg: float = 0.0
     path_length_weight: float = 0.0
     path_length_interval: int = 4
     hole_range: tuple[float, float] = (0.0, 1.0)
@@ -85,21 +85,26 @@ def step_key(seed, step, purpose):
     return jax.random.fold_in(key, purpose)
 
 
+def images_seen(settings, step):
+    """f32[]: images trained on before iteration `step`, counted from 0."""
+    return step.astype(jnp.float32) * settings.batch_size + settings.images_offset
+
+
 def ema_decay(settings, step):
     """beta = .5^(batch / half-life in images)."""
     half_life = jnp.float32(settings.ema_kimg * 1000)
     if settings.ema_rampup:
-        seen = step.astype(jnp.float32) * settings.batch_size + settings.images_offset
-        half_life = jnp.minimum(half_life, seen * settings.ema_rampup)
+        half_life = jnp.minimum(
+            half_life, images_seen(settings, step) * settings.ema_rampup)
     return 0.5**(settings.batch_size / jnp.maximum(half_life, 1e-8))
 
 
 def learning_rate_factor(settings, step):
     """f32[] in [0, 1] that scales the updates of iteration `step`, counted from 0."""
-    if not settings.decay_steps:
+    if not settings.decay_kimg:
         return jnp.ones(())
-    left = (settings.total_steps - step.astype(jnp.float32)) / settings.decay_steps
-    return jnp.clip(left, 0.0, 1.0)
+    left = settings.total_kimg * 1000 - images_seen(settings, step)
+    return jnp.clip(left / (settings.decay_kimg * 1000), 0.0, 1.0)
 
 
 def paint(generator, params, variables, batch, mode, key):

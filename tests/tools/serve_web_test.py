@@ -161,6 +161,30 @@ def test_links_out_of_the_page_are_not_followed(tmp_path, folder):
     assert site.find('/app.js') is not None
 
 
+@pytest.mark.parametrize('host, status', [
+    ('127.0.0.1', 200), ('localhost:8000', 200), ('[::1]:8000', 200), ('192.168.0.7', 200),
+    (socket.gethostname(), 200), ('evil.example', 421), ('127.0.0.1.evil.example', 421),
+    ('', 421)])
+def test_foreign_names_of_this_machine_are_refused(server, host, status):
+    answer, _, body = ask(server, '/models/my%20model.onnx', Host=host)
+    assert answer == status
+    assert (body == MODEL_BYTES) == (status == 200)
+
+
+def test_a_model_cut_off_while_it_is_sent_ends_the_connection(tmp_path, folder):
+    path = tmp_path / 'model.onnx'
+    path.write_bytes(bytes(2**26))
+    with running(serve_web.Site([path], folder / 'web')) as server:
+        with socket.create_connection(server.server_address[:2], timeout=60) as client:
+            client.sendall(b'GET /models/model.onnx HTTP/1.1\r\nHost: localhost\r\n\r\n')
+            received = len(client.recv(1000))
+            os.truncate(path, 0)
+            # An end, and no wait for bytes that don't come.
+            while part := client.recv(2**20):
+                received += len(part)
+    assert received < 2**26
+
+
 @pytest.mark.parametrize('method', ['POST', 'PUT', 'DELETE', 'OPTIONS', 'TRACE'])
 def test_only_get_and_head(server, method):
     status, _, body = ask(server, '/', method)

@@ -165,3 +165,14 @@ def test_answers_that_do_not_fit(tmp_path):
     (tmp_path / 'bad.json').write_text('{')
     with pytest.raises(ValueError, match='bad.json: cannot read it as JSON'):
         tally_study.read(str(tmp_path / 'bad.json'))
+
+
+@pytest.mark.parametrize('text', [
+    '[1]', '{}', 'null', '{"study": "s"}', '{"study": 1, "pairs": {}}',
+    '{"study": "s", "pairs": [1]}', '{"study": "s", "pairs": {"q": 1}}',
+    '{"study": "s", "pairs": {"q": {"left": "A"}}}',
+    '{"study": "s", "pairs": {"q": {"left": ["A"], "right": "B"}}}', '[' * 100_000])
+def test_what_is_no_key_is_one_sentence(tmp_path, text):
+    (tmp_path / 'key.json').write_text(text)
+    with pytest.raises(ValueError, match='key.json: (expected the key|nested too deep)'):
+        tally_study.read_key(tmp_path / 'key.json')

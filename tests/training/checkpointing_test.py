@@ -174,6 +174,7 @@ def test_other_failures_of_a_save_are_not_taken_for_a_full_disk(tmp_path, monkey
         raise ValueError('a bug')
 
     monkeypatch.setattr(checkpoint_lib, 'save', broken)
+    checkpoints.save(None)
     with pytest.raises(ValueError, match='a bug'):
-        checkpoints.save(None)
+        checkpoints.wait()
     checkpoints.close()

@@ -15,7 +15,7 @@ from tiny import tiny_config
 
 
 def test_the_learning_rate_falls_in_the_end():
-    settings = steps.Settings(decay_steps=4, total_steps=10)
+    settings = steps.Settings(batch_size=1000, decay_kimg=4.0, total_kimg=10.0)
     factors = [float(steps.learning_rate_factor(settings, jnp.int32(step)))
                for step in (0, 6, 7, 9, 10, 11)]
     assert factors == [1, 1, 0.75, 0.25, 0, 0]
