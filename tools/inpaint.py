@@ -205,7 +205,7 @@ def main(argv):
     written = run(
         generate, config.model.resolution, args.images, args.masks, args.out,
         args.invert_mask, args.mode, args.overwrite)
-    print(f'wrote {len(written)} pictures to {args.out}')
+    print(f'wrote {len(written)} picture{"s" * (len(written) != 1)} to {args.out}')
 
 
 if __name__ == '__main__':

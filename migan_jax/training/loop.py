@@ -17,6 +17,7 @@ from migan_jax.devices import unreplicate
 from migan_jax.evaluation import step as evaluation_step
 from migan_jax import storage
 from migan_jax.training.checkpointing import Checkpoints
+from migan_jax.training.compiling import Compilations
 from migan_jax.training import inputs
 from migan_jax.training.preemption import Notice
 from migan_jax.training.preemption import Preempted
@@ -90,12 +91,20 @@ class _Run:
         self._rollbacks = Rollbacks(workdir)
 
         self._settings = settings_of(config)
-        self._steps = steps_lib.make_steps(self._models, self._settings, teacher)
-        self._evaluation = evaluation_step.make_evaluation(
+        announced = Compilations().announced
+        self._init_state = announced('the initial state', state_lib.init_state)
+        steps = steps_lib.make_steps(self._models, self._settings, teacher)
+        self._steps = steps._replace(
+            g=announced('G', steps.g), d=announced('D', steps.d),
+            r1=announced('R1', steps.r1),
+            path_length=announced('the path-length step', steps.path_length))
+        evaluation = evaluation_step.make_evaluation(
             self._models.generator, seed=config.eval.seed,
             hole_range=self._settings.hole_range,
             brush_width=self._settings.brush_width, networks=networks,
             protocol=protocol)
+        self._evaluation = evaluation._replace(
+            step=announced('evaluation', evaluation.step))
         for sentence in dict.fromkeys(left_out.values()):
             logging.info('evaluation: %s', sentence)
 
@@ -116,7 +125,7 @@ class _Run:
         from clu import metric_writers
 
         config, workdir = self._config, self._workdir
-        state = state_lib.init_state(
+        state = self._init_state(
             self._models, config.model.resolution, jax.random.key(config.seed))
         if config.init_from and not checkpoint_lib.has_checkpoint(workdir):
             state = state_lib.warm_start(state, config, config.init_from)
@@ -124,8 +133,9 @@ class _Run:
         if self._is_main:
             storage.path_of(workdir, 'samples').mkdir(parents=True, exist_ok=True)
             checkpoint_lib.save_config(config, workdir)
-        self._writer = metric_writers.create_default_writer(
-            workdir, just_logging=not self._is_main, asynchronous=True)
+        # The log has the figures too, from here: clu's would repeat them there.
+        self._writer = metric_writers.AsyncMultiWriter(
+            [metric_writers.SummaryWriter(os.fspath(workdir))] if self._is_main else [])
         self._checkpoints = Checkpoints(workdir, config)
         with contextlib.closing(self._checkpoints), Notice() as self._notice:
             if self._checkpoints.latest_step() is not None:
