@@ -10,7 +10,7 @@ Cost:     30 million images.  937,500 iterations of batch 32.
 Expected: the best of the three ablations; not yet reproduced with this code.
 """
 
-from configs import places256
+from migan_jax.configs import places256
 
 
 def get_config():

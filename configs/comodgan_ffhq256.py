@@ -9,8 +9,8 @@ Expected: the teacher of the published FFHQ student (the supplement's Table 3); 
           reproduced with this code.
 """
 
-from configs import comodgan_places256
-from configs import ffhq256
+from migan_jax.configs import comodgan_places256
+from migan_jax.configs import ffhq256
 
 
 def get_config():

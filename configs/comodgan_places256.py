@@ -9,7 +9,7 @@ Expected: FID 9.32, LPIPS .397 on Places2 validation, as published for Co-Mod-GA
           reproduced with this code.
 """
 
-from configs import places256
+from migan_jax.configs import places256
 
 
 def get_config():

@@ -9,8 +9,8 @@ Expected: FID 8.05, LPIPS .343 on Places2 validation, as published for Co-Mod-GA
           reproduced with this code.
 """
 
-from configs import comodgan_places256
-from configs import places512
+from migan_jax.configs import comodgan_places256
+from migan_jax.configs import places512
 
 
 def get_config():

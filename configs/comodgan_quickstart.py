@@ -9,7 +9,7 @@ Expected: hole PSNR 19.9 dB on held-out regions, where the mean known colour has
 Own data: --config.data.source=folder --config.data.path=PHOTOS
 """
 
-from configs import quickstart_adversarial
+from migan_jax.configs import quickstart_adversarial
 
 
 def get_config():

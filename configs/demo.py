@@ -5,7 +5,7 @@ Cost:     tens of CPU hours, or an hour on a GPU; it resumes.
 Expected: see models/demo/README.md.
 """
 
-from configs import default
+from migan_jax.configs import default
 
 
 def get_config():

@@ -12,7 +12,7 @@ Expected: PSNR 16.32, SSIM .590 (the supplement's Table 3), as published for the
           settings; not yet reproduced with this code.
 """
 
-from configs import default
+from migan_jax.configs import default
 
 
 def get_config():

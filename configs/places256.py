@@ -11,7 +11,7 @@ Expected: FID 11.83, LPIPS .394 on Places2 validation (36,500 images, free-form
           masks), as published for these settings; not yet reproduced with this code.
 """
 
-from configs import default
+from migan_jax.configs import default
 
 
 def get_config():

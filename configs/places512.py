@@ -11,7 +11,7 @@ Expected: FID 10.00, LPIPS .345; PSNR 16.12, SSIM .597 (the supplement's Table 3
           published for these settings; not yet reproduced with this code.
 """
 
-from configs import default
+from migan_jax.configs import default
 
 
 def get_config():

@@ -7,7 +7,7 @@ Expected: hole PSNR 20.6 dB on held-out regions, where the mean known colour has
 Own data: --config.data.source=folder --config.data.path=PHOTOS
 """
 
-from configs import default
+from migan_jax.configs import default
 
 
 def get_config():

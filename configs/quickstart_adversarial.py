@@ -8,7 +8,7 @@ Expected: hole PSNR 20.6 dB on held-out regions with holes of 5 to 40 %, where t
           short for a discriminator.  What a teacher adds is measured on this one.
 """
 
-from configs import quickstart
+from migan_jax.configs import quickstart
 
 
 def get_config():

@@ -9,7 +9,7 @@ Expected: after 6,000 images (--config.train.kimg=6), means of three seeds: hole
           19.04 dB, SSIM 0.856; without the teacher 18.88 dB, 0.845.
 """
 
-from configs import quickstart_adversarial
+from migan_jax.configs import quickstart_adversarial
 
 
 def get_config():

@@ -16,6 +16,8 @@ neither TensorFlow nor PyTorch nor ONNX is imported before something needs it.
 import sys
 import typing
 
+from migan_jax.version import __version__
+
 # TensorFlow 2.20 and 2.21 load their libraries with all symbols in sight of what is
 # loaded later; triton, which the CUDA build of PyTorch imports, then takes TensorFlow's
 # LLVM for its own and the process dies. Without this module of theirs, as in later
@@ -27,7 +29,7 @@ if typing.TYPE_CHECKING:
     from migan_jax.api import load
     from migan_jax.data import masks
 
-__all__ = ['evaluate', 'load', 'masks']
+__all__ = ['__version__', 'evaluate', 'load', 'masks']
 
 
 def __getattr__(name):

@@ -288,9 +288,9 @@ class Model:
                     f'{path}: the suffix does not tell the format; expected one of '
                     f'{", ".join(_FORMAT_OF)}, or pass format=.')
             format = _FORMAT_OF[suffix]
-        with extras.needs('export', 'Exporting'):
-            from migan_jax.export import exporting
-            from migan_jax.export import models
+        from migan_jax.export import exporting
+        from migan_jax.export import models
+
         formats = exporting.formats_of(self.config)
         if format not in formats:
             raise ValueError(f'format={format!r}: expected one of '
@@ -307,7 +307,8 @@ class Model:
         model = models.from_deployed(
             self.config, self.variables,
             'unknown' if self.step is None else str(self.step))
-        report = exporting.export_one(format, model, target, options, [])
+        with extras.needs('export', f'Writing {target}'):
+            report = exporting.export_one(format, model, target, options, [])
         return {'path': str(target), **report}
 
 

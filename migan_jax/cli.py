@@ -18,6 +18,7 @@ from absl import app
 from absl import flags
 from absl import logging
 
+from migan_jax import config_names
 from migan_jax import extras
 from migan_jax.storage import shown
 
@@ -67,16 +68,22 @@ def _parse(argv):
         except BrokenPipeError:
             _forget_stdout()
         sys.exit(0)
+    if 'config' in flags.FLAGS:
+        try:
+            argv = config_names.with_paths(argv)
+        except ValueError as error:
+            sys.exit(f'error: {error}')
     try:
         return flags.FLAGS(argv)
     # Not only flags.Error: a config file is Python, and is run by its flag.
     except Exception as error:
         if '--debug' in argv:
             raise
-        text = _one_line(error)
+        unknown = config_names.unknown_field(error)
+        text = unknown or _one_line(error)
         if missing := re.match(r'flag --(\w+)=None: ', text):
             text = f'--{missing[1]} is missing'
-        elif not isinstance(error, (flags.Error, OSError)):
+        elif not unknown and not isinstance(error, (flags.Error, OSError)):
             text = f'{type(error).__name__}: {text}'
         sys.exit(f'error: {text} (--help lists the flags)')
 

@@ -24,7 +24,12 @@ def needs(extra: str, purpose: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith('migan_jax'):
             raise
-        raise MissingExtra(
-            f'{purpose} needs the package {error.name}, which is not installed: '
-            f"pip install 'migan_jax[{extra}]' (in a clone: pip install -e "
-            f"'.[{extra}]').", name=error.name) from error
+        raise missing(extra, purpose, error.name) from error
+
+
+def missing(extra: str, purpose: str, package: str) -> MissingExtra:
+    """The error for a package that is not installed; arguments as of `needs`."""
+    return MissingExtra(
+        f'{purpose} needs the package {package}, which is not installed: '
+        f"pip install 'migan_jax[{extra}]' (in a clone: pip install -e '.[{extra}]').",
+        name=package)

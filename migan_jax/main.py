@@ -16,19 +16,24 @@ from absl import flags
 from absl import logging
 import jax
 from ml_collections import config_flags
-import tensorflow as tf
 
 from migan_jax import cli
+from migan_jax import quiet
 from migan_jax import storage
-from migan_jax.training import distributed
-from migan_jax.training import endings
-from migan_jax.training import loop
-from migan_jax.training.preemption import Preempted
-from migan_jax.training.progress import TrainingDiverged
-from migan_jax.training import saved_config
+
+with cli.needs('train'), quiet.stderr_unless_it_fails():
+    import tensorflow as tf
+
+    from migan_jax.training import distributed
+    from migan_jax.training import endings
+    from migan_jax.training import loop
+    from migan_jax.training.preemption import Preempted
+    from migan_jax.training.progress import TrainingDiverged
+    from migan_jax.training import saved_config
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'Config file; override fields with --config.field=value.',
+    'config', None, 'Config file, or the name of a shipped one, such as places256; '
+    'override fields with --config.field=value.',
     lock_config=True)
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Where checkpoints, samples and logs go; a run in it is resumed.')
@@ -43,8 +48,9 @@ _PROCESS = flags.DEFINE_integer('process_id', None, 'Which of them this is, from
 def main(argv):
     del argv
     # TensorFlow only reads data: it must not take the accelerator's memory.
-    for kind in ('GPU', 'TPU'):
-        tf.config.set_visible_devices([], kind)
+    with quiet.stderr_unless_it_fails():
+        for kind in ('GPU', 'TPU'):
+            tf.config.set_visible_devices([], kind)
     if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
         jax.config.update('jax_compilation_cache_dir', os.fspath(
             storage.path_of(_WORKDIR.value).parent / '.jax_cache'))

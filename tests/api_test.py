@@ -213,10 +213,12 @@ def test_a_missing_package_is_named_with_its_extra(
     # An attribute of the package would be found without importing.
     monkeypatch.delattr(migan_jax, 'export', raising=False)
     for call in (lambda: migan_jax.load(published),
-                 lambda: model.export(tmp_path / 'migan.onnx')):
+                 lambda: model.export(tmp_path / 'migan_traced.pt',
+                                      format='torchscript')):
         with pytest.raises(
                 ImportError, match=r"torch.*pip install 'migan_jax\[export\]'"):
             call()
+    assert model.export(tmp_path / 'migan.onnx')['bytes'] > 10_000
 
 
 # Inpainting: what comes back is what went in.

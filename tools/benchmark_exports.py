@@ -36,7 +36,7 @@ import onnx
 import onnxruntime
 import torch
 
-from configs import default
+from migan_jax.configs import default
 from migan_jax import cli
 from migan_jax.export import clamps
 from migan_jax.export import onnx_core

@@ -31,7 +31,7 @@ import jax
 import numpy as np
 
 import benchmark_exports
-from configs import default
+from migan_jax.configs import default
 from migan_jax import cli
 from migan_jax.export import clamps
 from migan_jax.export import comodgan_onnx

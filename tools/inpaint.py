@@ -245,7 +245,7 @@ def main(argv):
         stored_masks=args.stored_masks, grow=args.grow, feather=args.feather,
         grain=args.grain == 'auto', format=args.format, quality=args.quality,
         max_pixels=args.max_pixels)
-    print(f'wrote {len(written)} pictures to {args.out}')
+    print(f'wrote {len(written)} picture{"s" * (len(written) != 1)} to {args.out}')
 
 
 if __name__ == '__main__':

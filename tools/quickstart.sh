@@ -18,7 +18,7 @@ if [[ $# -gt 0 && $1 != -* ]]; then
   shift
 fi
 
-setup_venv quickstart -r requirements.txt
+setup_venv quickstart -e '.[train]'
 "$venv/bin/python" -m migan_jax.main \
   --config configs/quickstart.py --workdir "$workdir" "$@"
 echo

@@ -12,7 +12,7 @@ source tools/setup_venv.sh
 # The version that the comparisons with PyTorch were made with, chosen by pip in one
 # go with the rest so that nothing brings another. Where pip can see a build for CPU
 # only (2.13.0+cpu), it takes that one; any other is run on CPU too.
-setup_venv test torch==2.13.0 -e '.[dev,export,tpu-compile]'
+setup_venv test torch==2.13.0 -e '.[dev,train,export,tpu-compile]'
 # Two processes, a file each: most of the time is compilation. One that dies ends the
 # run: pytest-xdist gives a replacement no work and waits for it for ever.
 patience=900

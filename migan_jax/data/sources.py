@@ -17,6 +17,7 @@ import zipfile
 import numpy as np
 from absl import logging
 
+from migan_jax import extras
 from migan_jax.data import images
 from migan_jax import storage
 
@@ -321,9 +322,8 @@ class EmbeddedSource(_IndexedSource):
         for module, package, folder, files in self._FILES:
             spec = importlib.util.find_spec(module)
             if spec is None:
-                raise ModuleNotFoundError(
-                    f"the 'embedded' source needs photographs that the package "
-                    f'{package} carries: pip install {package}')
+                raise extras.missing(
+                    'train', "The 'embedded' source, for its photographs,", package)
             root = spec.submodule_search_locations[0]
             for file in files:
                 yield (os.path.splitext(file)[0],
@@ -342,12 +342,8 @@ class TfdsSource(_Source):
 
     def __init__(self, name, path, split, cache_mb, max_pixels):
         super().__init__(f'TFDS {name or path}', cache_mb)
-        try:
+        with extras.needs('train', "The 'tfds' source"):
             import tensorflow_datasets as tfds
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "the 'tfds' source needs two packages: "
-                'pip install tensorflow tensorflow-datasets') from error
         self._tfds = tfds
         self._max_pixels = max_pixels
         self._split = split or 'all'

@@ -22,6 +22,7 @@ from migan_jax.export.models import load
 from migan_jax.export.models import Options
 from migan_jax.model import build
 from migan_jax.model.ops import CLAMP
+from migan_jax import extras
 from migan_jax import storage
 
 FORMATS = {
@@ -148,7 +149,8 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
 
     Returns:
       list of dicts, one per format; those that failed have 'error', and those that
-      can't hold the model and weren't asked for by name 'skipped', each a sentence.
+      can't hold the model or lack a package and weren't asked for by name 'skipped',
+      each a sentence.
 
     Raises:
       ValueError: unusable input; nothing was written.
@@ -182,7 +184,10 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
             if not named and (lacks := files[name].lacks(model, options)):
                 report['skipped'] = lacks
             else:
-                report = export_one(name, model, out / file, options, pictures)
+                with extras.needs('export', f'Writing {file}'):
+                    report = export_one(name, model, out / file, options, pictures)
+        except extras.MissingExtra as error:
+            report['skipped' if formats is None else 'error'] = str(error)
         # One library's failure, whatever it raises, must not cost the other formats.
         except Exception as error:
             report['error'] = str(error) if isinstance(

@@ -8,13 +8,17 @@ instead of 164, slices, gathers and transpositions among them.
 """
 
 import os
+import warnings
 
 # TensorFlow writes its start-up remarks before anyone can ask it not to.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import numpy as np
-import tensorflow as tf
-from tensorflow.lite.tools import flatbuffer_utils
+
+from migan_jax import quiet
+with quiet.stderr_unless_it_fails():
+    import tensorflow as tf
+    from tensorflow.lite.tools import flatbuffer_utils
 
 from migan_jax.model import fill
 from migan_jax.model import topology
@@ -24,7 +28,8 @@ from migan_jax.model.ops import SQRT2
 
 
 # It only converts here, and would reserve all memory of a GPU.
-tf.config.set_visible_devices([], 'GPU')
+with quiet.stderr_unless_it_fails():
+    tf.config.set_visible_devices([], 'GPU')
 
 
 def _activation(x):
@@ -157,9 +162,21 @@ def build_tflite(config, variables, *, half=False, description=''):
         converter.target_spec.supported_types = [tf.float16]
     # Builtin operators alone: whatever else converts would need a delegate of its own.
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    content = flatbuffer_utils.read_model_from_bytearray(bytearray(converter.convert()))
+    with quiet.stderr_unless_it_fails():
+        converted = converter.convert()
+    content = flatbuffer_utils.read_model_from_bytearray(bytearray(converted))
     content.description = description
     return bytes(flatbuffer_utils.convert_object_to_bytearray(content))
+
+
+def _interpreter(path, threads=None):
+    """TensorFlow's interpreter of a file, which speaks up when it is made."""
+    with quiet.stderr_unless_it_fails(), warnings.catch_warnings():
+        # Its successor is a package of its own that not every Python has.
+        warnings.simplefilter('ignore', UserWarning)
+        interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=threads)
+        interpreter.allocate_tensors()
+    return interpreter
 
 
 def load_generator(path, threads=None):
@@ -175,8 +192,7 @@ def load_generator(path, threads=None):
     Raises:
       ValueError: not a LiteRT file.
     """
-    interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=threads)
-    interpreter.allocate_tensors()
+    interpreter = _interpreter(path, threads)
     source, = interpreter.get_input_details()
     target, = interpreter.get_output_details()
 

@@ -1,4 +1,7 @@
-"""PyTorch's files: published state dicts and TorchScript, MI-GAN's and Co-Mod-GAN's."""
+"""PyTorch's files: published state dicts and TorchScript, MI-GAN's and Co-Mod-GAN's.
+
+PyTorch is imported when one is written or run: other formats do without it.
+"""
 
 import collections
 import json
@@ -6,13 +9,9 @@ import re
 import warnings
 
 import numpy as np
-import torch
 
-from migan_jax.data import torch_files
-from migan_jax.export import comodgan_torch
 from migan_jax.export import comparison
 from migan_jax.weights import torch_map
-from migan_jax.export import torch_module
 from migan_jax.export.models import drop_noise_at_4x4
 from migan_jax.export.models import ExportFailed
 from migan_jax.export.models import Format
@@ -69,6 +68,8 @@ def without_noise_at_4x4(model, options):
 
 
 def write_pt(model, path, options):
+    import torch
+
     table = torch_map.generator_table(
         model.config.model.resolution, branches=0, fused=True)
     dtype = torch.float16 if options.half else torch.float32
@@ -79,6 +80,10 @@ def write_pt(model, path, options):
 
 
 def write_comodgan_pt(model, path, options):
+    import torch
+
+    from migan_jax.export import comodgan_torch
+
     state = comodgan_torch.published_state(model.config, model.variables)
     state |= comodgan_torch.filters(model.config.model.resolution)
     dtype = torch.float16 if options.half else torch.float32
@@ -92,6 +97,8 @@ def as_views(arrays, dtype):
     torch.save stores a tensor and its views once: the masks alone are 0.7 MB otherwise
     at 256 x 256.  Filters are equal for all channels, and masks at all resolutions.
     """
+    import torch
+
     kind = lambda name: re.search(r'(down|up)sample\..*', name)[0]
     largest = {}
     for name, array in arrays.items():
@@ -105,6 +112,9 @@ def as_views(arrays, dtype):
 
 def run_pt(path, config):
     """What the published class computes of a file that it loads strictly."""
+    from migan_jax.data import torch_files
+    from migan_jax.export import torch_module
+
     state = torch_files.read_tensors(path)
     check_layout(path, state, published_layout(config))
     return run_torch(torch_module.Generator(state, config.model.resolution), config)
@@ -112,6 +122,9 @@ def run_pt(path, config):
 
 def run_comodgan_pt(path, config):
     """What the published Co-Mod-GAN computes of a file that it loads strictly."""
+    from migan_jax.data import torch_files
+    from migan_jax.export import comodgan_torch
+
     state = torch_files.read_tensors(path)
     model = config.model
     layers = model.comodgan.mapping_layers
@@ -135,6 +148,8 @@ def check_layout(path, state, expected):
 
 def run_torch(module, config):
     """A torch module or TorchScript function for NHWC arrays."""
+    import torch
+
     def generate(x):
         x, *z = comparison.network_inputs(config, x)
         with torch.inference_mode():
@@ -145,6 +160,9 @@ def run_torch(module, config):
 
 
 def write_torchscript(model, path, options):
+    from migan_jax.export import comodgan_torch
+    from migan_jax.export import torch_module
+
     if build.is_comodgan(model.config):
         module = comodgan_torch.build_comodgan_module(model.config, model.variables)
         trace = comodgan_torch.trace
@@ -165,6 +183,8 @@ def run_torchscript(path, config):
 
 
 def torch_script(path):
+    import torch
+
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', DeprecationWarning)
         return torch.jit.load(str(path))

@@ -21,6 +21,7 @@ from migan_jax.training import agreement
 from migan_jax.training.checkpointing import Checkpoints
 from migan_jax.training import changes
 from migan_jax.training import checks
+from migan_jax.training.compiling import Compilations
 from migan_jax.training import distributed
 from migan_jax.training.history import History
 from migan_jax.training import inputs
@@ -130,11 +131,15 @@ class _Run:
 
         self._settings = settings_of(config)
         self._steps = None
-        self._evaluation = evaluation_step.make_evaluation(
+        self._announced = Compilations().announced
+        self._init_state = self._announced('the initial state', state_lib.init_state)
+        evaluation = evaluation_step.make_evaluation(
             self._models.generator, seed=config.eval.seed,
             hole_range=self._settings.hole_range,
             brush_width=self._settings.brush_width, networks=networks,
             protocol=protocol)
+        self._evaluation = evaluation._replace(
+            step=self._announced('evaluation', evaluation.step))
         for sentence in dict.fromkeys(left_out.values()):
             logging.info('evaluation: %s', sentence)
 
@@ -162,14 +167,15 @@ class _Run:
         from clu import metric_writers
 
         config, workdir = self._config, self._workdir
-        state = state_lib.init_state(
+        state = self._init_state(
             self._models, config.model.resolution, jax.random.key(config.seed))
         if config.init_from and not self._resumes:
             state = state_lib.warm_start(state, config, config.init_from)
         if self._is_main:
             storage.path_of(workdir, 'samples').mkdir(parents=True, exist_ok=True)
-        self._writer = metric_writers.create_default_writer(
-            workdir, just_logging=not self._is_main, asynchronous=True)
+        # The log has the figures too, from here: clu's would repeat them there.
+        self._writer = metric_writers.AsyncMultiWriter(
+            [metric_writers.SummaryWriter(os.fspath(workdir))] if self._is_main else [])
         self._checkpoints = Checkpoints(workdir, config)
         with contextlib.closing(self._checkpoints), Notice() as self._notice:
             if self._checkpoints.latest_step() is not None:
@@ -212,7 +218,12 @@ class _Run:
             images_offset=self._images() - self._step * self._batch_size)
         if self._steps is None or settings != self._settings:
             self._settings = settings
-            self._steps = steps_lib.make_steps(self._models, settings, self._teacher)
+            steps = steps_lib.make_steps(self._models, settings, self._teacher)
+            announced = self._announced
+            self._steps = steps._replace(
+                g=announced('G', steps.g), d=announced('D', steps.d),
+                r1=announced('R1', steps.r1),
+                path_length=announced('the path-length step', steps.path_length))
 
     def train(self):
         """Iterates to the end; the last evaluation's figures."""

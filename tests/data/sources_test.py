@@ -193,7 +193,7 @@ def test_embedded_names_the_missing_package(monkeypatch):
     found = sources.importlib.util.find_spec
     monkeypatch.setattr(sources.importlib.util, 'find_spec',
                         lambda name: None if name == 'sklearn' else found(name))
-    with pytest.raises(ModuleNotFoundError, match='pip install scikit-learn'):
+    with pytest.raises(ImportError, match=r"scikit-learn.*'migan_jax\[train\]'"):
         sources.open_source('embedded')
 
 

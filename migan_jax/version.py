@@ -1,0 +1,3 @@
+"""Of the package; setup.cfg reads it."""
+
+__version__ = '0.1.0'
