@@ -99,6 +99,7 @@ RULES = {
     'mask.brush_width': _PAIR,
     'train.kimg': _POSITIVE,
     'train.batch_size': _whole(1),
+    'train.d_only_kimg': _FROM_0,
     'train.max_nonfinite_steps': _whole(1),
     'train.on_divergence': _one_of('stop', 'rollback'),
     'train.max_rollbacks': _whole(0),
@@ -177,6 +178,10 @@ def _together(config):
             f'loss.distillation_min_resolution is {loss.distillation_min_resolution}, '
             f'above model.resolution={model.resolution}: nothing would be distilled; '
             'expected at most the resolution, or loss.distillation_weight=0.')
+    if config.train.get('d_only_kimg', 0) >= config.train.kimg:
+        lines.append(
+            f'train.d_only_kimg is {config.train.d_only_kimg}: the generator would never '
+            f'train; expected less than train.kimg={config.train.kimg}.')
     if model.ch_base < model.resolution:
         lines.append(
             f'model.ch_base is {model.ch_base}: ch_base / resolution channels are less '
