@@ -64,6 +64,8 @@ def get_config():
     config.train = train = ml_collections.ConfigDict()
     train.kimg = 50_000.0            # thousands of images
     train.batch_size = 32            # over all devices
+    # So many at the start train the discriminator alone: fine-tuning without one.
+    train.d_only_kimg = 0.0
     train.max_nonfinite_steps = 20   # in a row, then training has diverged
     train.on_divergence = 'stop'     # or rollback: to the last checkpoint, other data
     train.max_rollbacks = 3          # in all, then training stops

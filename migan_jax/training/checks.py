@@ -71,6 +71,7 @@ RULES = {
     'model.depthwise': _SWITCH,
     'model.branches': _whole(0),
     'model.materialize_branches': _SWITCH,
+    'model.fill': _SWITCH,
     'model.noise_at_4x4': _SWITCH,
     'model.dtype': _TEXT,
     'model.comodgan.z_dim': _whole(1),
@@ -99,18 +100,22 @@ RULES = {
     'mask.brush_width': _PAIR,
     'train.kimg': _POSITIVE,
     'train.batch_size': _whole(1),
+    'train.d_only_kimg': _FROM_0,
     'train.max_nonfinite_steps': _whole(1),
     'train.on_divergence': _one_of('stop', 'rollback'),
     'train.max_rollbacks': _whole(0),
     'optim.g_lr': _FROM_0,
     'optim.d_lr': _FROM_0,
+    'optim.g_b1': _FROM_0_BELOW_1,
     'optim.g_lazy_interval': _whole(0),
+    'optim.decay_kimg': _FROM_0,
     'ema.kimg': _FROM_0,
     'ema.rampup': _FROM_0,
     'loss.r1_gamma': _FROM_0,
     'loss.r1_interval': _whole(1),
     'loss.distillation_weight': _FROM_0,
     'loss.distillation_min_resolution': _whole(4),
+    'loss.adversarial_weight': _FROM_0,
     'loss.reconstruction_weight': _FROM_0,
     'loss.path_length_weight': _FROM_0,
     'loss.path_length_interval': _whole(1),
@@ -177,6 +182,15 @@ def _together(config):
             f'loss.distillation_min_resolution is {loss.distillation_min_resolution}, '
             f'above model.resolution={model.resolution}: nothing would be distilled; '
             'expected at most the resolution, or loss.distillation_weight=0.')
+    if config.train.get('d_only_kimg', 0) >= config.train.kimg:
+        lines.append(
+            f'train.d_only_kimg is {config.train.d_only_kimg}: the generator would never '
+            f'train; expected less than train.kimg={config.train.kimg}.')
+    if config.train.get('d_only_kimg', 0) and not loss.adversarial_weight:
+        lines.append(
+            f'train.d_only_kimg is {config.train.d_only_kimg}, but '
+            'loss.adversarial_weight is 0, so there is no discriminator to train: set '
+            'one of the two.')
     if model.ch_base < model.resolution:
         lines.append(
             f'model.ch_base is {model.ch_base}: ch_base / resolution channels are less '

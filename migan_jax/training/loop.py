@@ -209,13 +209,13 @@ class _Run:
     def _place(self, state):
         self._step = int(state.step)
         self._state = replicate(state)
-        left = self._config.train.kimg * 1000 - self._images()
-        # Not one more for the rounding of a product.
-        self._total = self._step + max(0, math.ceil(left / self._batch_size - 1e-6))
+        self._total = self._step_at(self._config.train.kimg)
         self._progress = Progress(self._batch_size, self._total)
         settings = dataclasses.replace(
             self._settings,
-            images_offset=self._images() - self._step * self._batch_size)
+            images_offset=self._images() - self._step * self._batch_size,
+            d_only_steps=(self._step_at(self._config.train.d_only_kimg)
+                          if self._config.train.d_only_kimg else 0))
         if self._steps is None or settings != self._settings:
             self._settings = settings
             steps = steps_lib.make_steps(self._models, settings, self._teacher)
@@ -224,6 +224,12 @@ class _Run:
                 g=announced('G', steps.g), d=announced('D', steps.d),
                 r1=announced('R1', steps.r1),
                 path_length=announced('the path-length step', steps.path_length))
+
+    def _step_at(self, kimg):
+        """The iteration after which so many thousand images are seen, from now on."""
+        left = kimg * 1000 - self._images()
+        # Not one more for the rounding of a product.
+        return self._step + max(0, math.ceil(left / self._batch_size - 1e-6))
 
     def train(self):
         """Iterates to the end; the last evaluation's figures."""

@@ -48,6 +48,7 @@ class Settings:
       noise: mode of the generator's noise; tests turn it off.
       images_offset: images seen are step * batch_size + images_offset; not 0 once a
         run has gone on with another batch size.
+      d_only_steps: iterations at the start without a step of the generator.
     """
     seed: int = 0
     batch_size: int = 32
@@ -67,6 +68,7 @@ class Settings:
     brush_width: tuple[int, int] = (12, 48)
     noise: str = 'random'
     images_offset: int = 0
+    d_only_steps: int = 0
 
 
 class Steps(NamedTuple):
@@ -349,14 +351,16 @@ def iterate(steps, settings, step, state, images, teacher_params=None):
       state, metrics: {name: f32[devices]} of the phases that ran.
     """
     batch = steps.prepare(state, images)
-    state, metrics = steps.g(state, batch, teacher_params)
+    metrics = {}
+    if step >= settings.d_only_steps:
+        state, metrics = steps.g(state, batch, teacher_params)
     if settings.adversarial_weight:
         state, more = steps.d(state, batch)
-        metrics |= more
+        metrics = metrics | more
     if r1_is_due(settings, step):
         state, more = steps.r1(state, batch)
         metrics |= more
-    if path_length_is_due(settings, step):
+    if step >= settings.d_only_steps and path_length_is_due(settings, step):
         state, more = steps.path_length(state, batch)
         metrics |= more
     return state, metrics

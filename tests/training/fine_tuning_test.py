@@ -1,5 +1,7 @@
 """Deployed checkpoints, and training that starts from one."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from migan_jax.model.layers import effective_kernel
 from migan_jax.training import loop
 from migan_jax.training import state as state_lib
 from published_forms import collapse_branches
+from tiny import BATCH
 from tiny import final_state
 from tiny import random_deployed
 from tiny import tiny_config
@@ -135,3 +138,31 @@ def test_a_smaller_generator_lends_its_blocks(tmp_path):
     config.model.ch_max = 16
     with pytest.raises(checkpoint_lib.CheckpointError, match='model.ch_max: 8 -> 16'):
         state_lib.warm_start(fresh, config, str(tmp_path / 'small'))
+
+
+def test_discriminator_trains_alone_at_first(tmp_path):
+    config = tiny_config(2)
+    source = random_deployed(config)
+    source['params'] = jax.device_get(fuse.fuse(source['params']))
+    checkpoint_lib.save_deployed(str(tmp_path / 'source'), config, source)
+    config.init_from = str(tmp_path / 'source')
+    config.train.kimg = 3 * BATCH / 1000
+    config.train.d_only_kimg = 2 * BATCH / 1000
+    config.checkpoint.every_kimg, config.checkpoint.keep_last = BATCH / 1000, 3
+    loop.train(config, str(tmp_path / 'run'))
+    models = state_lib.build_models(config)
+    abstract = state_lib.abstract_state(models, 16)
+    _, manager, _ = checkpoint_lib.open_checkpoint(str(tmp_path / 'run'))
+    first, second, third = (
+        checkpoint_lib.restore(manager, abstract, step) for step in (1, 2, 3))
+    manager.close()
+    jax.tree.map(np.testing.assert_array_equal, second.params_g, first.params_g)
+    jax.tree.map(np.testing.assert_array_equal, second.ema, first.ema)
+    moved = lambda a, b: max(jax.tree.leaves(jax.tree.map(
+        lambda x, y: float(np.abs(x - y).max()), a, b)))
+    assert moved(second.params_d, first.params_d) > 0
+    assert moved(third.params_g, second.params_g) > 0
+    # The first line is of before fine-tuning: the page shows what it gains.
+    lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
+    assert json.loads(lines[0])['step'] == 0 and 'eval/hole_psnr' in lines[0]
+    assert (tmp_path / 'run' / 'report.html').exists()
