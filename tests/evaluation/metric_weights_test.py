@@ -90,7 +90,8 @@ def publish(folder, tensors, file):
     path = os.path.join(folder, file.name)
     torch.save({k: torch.from_numpy(np.array(v)) for k, v in tensors.items()}, path)
     with open(path, 'rb') as f:
-        return file._replace(sha256=hashlib.sha256(f.read()).hexdigest())
+        digest = hashlib.sha256(f.read()).hexdigest()
+    return file._replace(digest=f'sha256:{digest}', size=None)
 
 
 def test_nothing_there_leaves_everything_out(tmp_path):

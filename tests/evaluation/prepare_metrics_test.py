@@ -136,7 +136,7 @@ def test_tool_reads_published_files_once(tmp_path, monkeypatch):
         path = tmp_path / file.name
         torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        files.append(file._replace(sha256=digest))
+        files.append(file._replace(digest=f'sha256:{digest}', size=None))
     monkeypatch.setattr(weights, 'ALEXNETS', files[:1])
     monkeypatch.setattr(weights, 'LPIPS_LINEAR', files[1])
     out = tmp_path / 'new' / 'networks.npz'
