@@ -177,10 +177,13 @@ def write_image(config, variables, path, *, half, largest, metadata):
         return mb.add(x=mb.mul(x=image, y=known), y=mb.mul(x=levels, y=hole),
                       name='painted')
 
+    # `convert` reads the type of an output only where it makes the program itself.
+    program.functions['main'].set_output_types(
+        [ct.ImageType('painted', color_layout=ct.colorlayout.RGB)])
     _convert(program, path, half, metadata, inputs=[
         ct.ImageType('image', (1, 3, r, r), color_layout=ct.colorlayout.RGB),
         ct.ImageType('mask', (1, 1, r, r), color_layout=ct.colorlayout.GRAYSCALE),
-    ], outputs=[ct.ImageType('painted', color_layout=ct.colorlayout.RGB)])
+    ])
 
 
 # --- what a package computes --------------------------------------------------
