@@ -1,6 +1,7 @@
 """The model that comes with a clone, models/demo: 128 x 128, narrow channels.
 
-Command:  tools/train_demo.sh
+Command:  python -m migan_jax.main --config configs/demo.py --workdir runs/demo
+          (tools/train_demo.sh does this with the photographs that it fetches)
 Cost:     tens of CPU hours, or an hour on a GPU; it resumes.
 Expected: see models/demo/README.md.
 """
@@ -17,7 +18,7 @@ def get_config():
     config.model.noise_at_4x4 = False
 
     config.data.source = 'folder'
-    config.data.path = '/var/tmp/migan_demo/photos'
+    config.data.path = ''
     config.data.train_split = 'train'
     config.data.eval_split = 'test'
     config.data.crop = 'random'

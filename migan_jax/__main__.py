@@ -20,6 +20,10 @@ COMMANDS = {
     'make_masks': 'draws masks for pictures',
     'from_torch': 'turns published weights into a checkpoint',
     'to_torch': 'exports a checkpoint to ONNX, PyTorch and LiteRT',
+    'fetch': 'fetches published weights by name, or lists them',
+    'push': 'uploads a saved model to a hub',
+    'compare': 'sets two evaluations side by side',
+    'serve_web': 'serves the page that inpaints in a browser',
     'prepare_metrics': 'puts the networks of FID and LPIPS into one file',
 }
 
