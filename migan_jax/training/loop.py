@@ -80,9 +80,23 @@ def train(config, workdir, allow_changes=False):
       preemption.Preempted: SIGTERM or Ctrl-C came; the state was saved.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_made_for_the_run(workdir))
         run = _Run(config, workdir, allow_changes, stack)
         stack.enter_context(run.opened())
         return run.train()
+
+
+@contextlib.contextmanager
+def _made_for_the_run(workdir):
+    """A folder in which storage was tried, and no more, goes when the run is refused."""
+    folder = storage.path_of(workdir)
+    new = not storage.is_bucket(workdir) and not folder.exists()
+    try:
+        yield
+    except BaseException:
+        if new and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
 
 
 class _Run:
