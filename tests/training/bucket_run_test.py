@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import bucket as bucket_lib
+from processes import ROOT
 from processes import Run
 
 OFTEN = '--config.checkpoint.every_kimg=0.016'   # every second iteration
@@ -19,6 +20,52 @@ def bucket(tmp_path, monkeypatch):
         for name, value in emulator.environment().items():
             monkeypatch.setenv(name, value)
         yield emulator
+
+
+SAVES = """
+import sys
+sys.path.insert(0, 'tests'), sys.path.insert(0, 'tests/training')
+from damage_test import state_at
+from migan_jax.training.checkpointing import Checkpoints
+from tiny import tiny_config
+config = tiny_config(6)
+with config.unlocked():
+    config.eval.best_metric = ''
+checkpoints = Checkpoints('gs://bucket/runs/a', config)
+for step in (2, 4, 6):
+    checkpoints.save(state_at(step))
+    checkpoints.wait()
+    print('after', step, checkpoints.latest_step(), checkpoints.owed)
+checkpoints.close()
+checkpoints = Checkpoints('gs://bucket/runs/a', config)
+print('restored', int(checkpoints.restore(state_at(0)).step))
+checkpoints.close()
+"""
+
+
+def test_refused_saves_are_owed_and_a_damaged_one_is_passed_over(bucket):
+    """Saves as a run does, without the training between them."""
+    def refuse(request):
+        writes = 'create' in request.permission
+        if writes and '/checkpoints/2/' in request.name:
+            return 403
+        # Once the third is complete, the first byte of its index goes.
+        index = 'runs/a/checkpoints/6/default/manifest.ocdbt'
+        if request.permission == 'storage.objects.list' and (
+                'runs/a/checkpoints/6/commit_success.txt' in bucket.names()
+                and index in bucket.names()):
+            bucket.put(index, b'damaged')
+        return None
+    with bucket_lib.refusing(bucket, refuse):
+        result = subprocess.run(
+            [sys.executable, '-c', SAVES], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert 'after 2 None True' in result.stdout, result.stderr
+    assert 'after 4 4 False' in result.stdout, result.stderr
+    assert 'after 6 6 False' in result.stdout, result.stderr
+    assert 'restored 4' in result.stdout, result.stderr
+    assert not bucket.names('runs/a/checkpoints/6/')
+    assert bucket.names('runs/a/damaged-checkpoints/6/')
 
 
 @pytest.mark.slow
