@@ -49,7 +49,7 @@ _NOT_PLAIN = (b'Exif\0\0', b'Orientation', b'MPF\0')
 
 # Only these decoders see a file's bytes, whatever its name says: among Pillow's other
 # ones are some that start external programs.
-_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'PPM', 'TIFF')
+_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'PPM', 'TIFF', 'AVIF')
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -167,17 +167,22 @@ def stored_size(file, *, max_pixels=MAX_PIXELS):
 def _opened(file, name, max_pixels):
     """Pillow's image; all that goes wrong in the body is an `UnreadableImage`."""
     name = shown(file if name is None else name)
-    try:
-        if isinstance(file, (str, os.PathLike)) and not stat.S_ISREG(
-                os.stat(file).st_mode):
-            raise UnreadableImage(f'{name}: not a regular file')
-        with Image.open(file, formats=_FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise UnreadableImage(
-                    f'{name}: {width} x {height} pixels, more than the {max_pixels:,} '
-                    'allowed; scale it down, or in training raise data.max_pixels')
+    with errors_as_unreadable(name):
+        if isinstance(file, (str, os.PathLike)):
+            check_regular(file, name)
+        with open_with_pillow(file, name, max_pixels) as image:
             yield image
+
+
+@contextlib.contextmanager
+def errors_as_unreadable(name):
+    """All that goes wrong in the body is an `UnreadableImage`.
+
+    Args:
+        name: what the message calls the image.
+    """
+    try:
+        yield
     except (UnreadableImage, MemoryError):
         raise
     except Exception as error:
@@ -186,6 +191,28 @@ def _opened(file, name, max_pixels):
         raise UnreadableImage(
             f'{name}: cannot read it as an image '
             f'({type(error).__name__}: {shown(str(error))})') from error
+
+
+def check_regular(path, name):
+    """Refuses what is no regular file: a pipe would never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UnreadableImage(f'{name}: not a regular file')
+
+
+def check_pixels(name, width, height, max_pixels):
+    """Refuses pictures that are too large, before they are decoded."""
+    if width * height > max_pixels:
+        raise UnreadableImage(
+            f'{name}: {width} x {height} pixels, more than the {max_pixels:,} allowed; '
+            'scale it down, or in training raise data.max_pixels')
+
+
+@contextlib.contextmanager
+def open_with_pillow(file, name, max_pixels):
+    """Pillow's image of one of the formats that are known here, not too large."""
+    with Image.open(file, formats=_FORMATS) as image:
+        check_pixels(name, *image.size, max_pixels)
+        yield image
 
 
 def _upright(image):
