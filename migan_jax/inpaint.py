@@ -59,7 +59,7 @@ def prepare_resize(image, mask, resolution):
     Raises:
         ValueError: wrong dtype or shape.
     """
-    known = _known(image, mask)
+    known = check(image, mask)
     if known.all():
         return None
     height, width = known.shape
@@ -123,7 +123,7 @@ def prepare_pipeline(image, mask, resolution, *, padding=128, stretch=False):
     Raises:
         ValueError: wrong dtype or shape.
     """
-    known = _known(image, mask)
+    known = check(image, mask)
     if known.all():
         return None
     top, bottom, left, right = hole_box(known, resolution, padding)
@@ -176,7 +176,7 @@ def inpaint_many(generate, pictures, resolution, prepare=prepare_resize):
     for start in range(0, len(pictures), BATCH_SIZES[-1]):
         group = pictures[start:start + BATCH_SIZES[-1]]
         jobs = [prepare(image, mask, resolution) for image, mask in group]
-        painted = iter(_paint(generate, [job.seen for job in jobs if job is not None]))
+        painted = iter(run(generate, [job.seen for job in jobs if job is not None]))
         for (image, _), job in zip(group, jobs):
             yield image.copy() if job is None else job.finish(next(painted))
 
@@ -260,7 +260,7 @@ def resize_nearest(x, height, width):
     return x[rows][:, columns]
 
 
-def _known(image, mask):
+def check(image, mask):
     """Checks the two arrays; bool[H, W], True = known."""
     rgb = image.ndim == 3 and image.shape[2] == 3 and image.size > 0
     if image.dtype != np.uint8 or not rgb:
@@ -283,7 +283,7 @@ def _seen(image, known):
     return model_input(image, known.astype(np.float32)[..., None])
 
 
-def _paint(generate, seen):
+def run(generate, seen):
     """Runs the model on a list of at most `BATCH_SIZES[-1]` f32[R, R, 4].
 
     Returns:
