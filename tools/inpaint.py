@@ -2,21 +2,26 @@
 
     python tools/inpaint.py --checkpoint=workdir --images=photos --masks=masks --out=out
 
-Images and masks are files or folders (searched recursively for jpg, jpeg, png and
-webp, hidden files left out). A mask belongs to the image with the same path below its
-folder, extensions aside; two single files belong together whatever their names are.
+Images and masks are files or folders (searched recursively for jpg, png, webp, tif, bmp,
+gif, avif and heic; hidden files and previews left out). A mask belongs to the image with
+the same path below its folder, extensions aside, also as NAME_mask beside or apart from
+it; one mask file serves a whole folder.
 
-Masks: white (255) = known, black (0) = hole; --invert_mask for the opposite. EXIF
-rotation is applied to images and masks. Each result is a PNG of the size of its
-(rotated) image, with the image's relative path.
+Masks: white (255) = known, black (0) = hole; --invert_mask for the opposite. Strokes on a
+transparent layer are the hole, and so is what is cut out of a photograph. EXIF rotation
+is applied to images and masks.
 
---mode=resize squashes the picture to the model's resolution, as the published demo
-does, and keeps every pixel outside the hole. --mode=pipeline paints a square crop
-around the hole, at the picture's own resolution where it can, and softens the edge.
+Each result has the format, depth, colour profile, EXIF and resolution of its image, unless
+--format asks for another; what could not be kept is said.
+
+--mode=photo, the default for pictures larger than the model, paints each hole at its own
+scale. --mode=resize squashes the picture to the model's resolution, as the published demo
+does. --mode=pipeline paints one square crop around all holes. docs/photographs.md has
+more.
 
 Everything is read and checked before the model runs. Results that --out holds already
 are replaced; --out among the images or masks needs --overwrite. Errors go to stderr,
-one line each, and the exit code is 1.
+one line each, and the exit code is 1; --keep_going does what can be done.
 """
 
 import os
@@ -30,58 +35,72 @@ from migan_jax import cli
 from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
 from migan_jax.data.mask_files import listed
-from migan_jax import inpaint
+from migan_jax.data import photograph_files
+from migan_jax import extras
+from migan_jax.photo import files
 from migan_jax.storage import shown
-
-MODES = tuple(inpaint.MODES)
-
 
 class InputError(ValueError):
     """Input that cannot be used: one line for each problem."""
 
 
-def run(generate, resolution, images, masks, out, invert_mask=False, mode='resize',
-        overwrite=False):
+class SomeFailed(ValueError):
+    """Some pictures of a batch could not be done; the others are."""
+
+
+def run(generate, resolution, images, masks, out, overwrite=False, keep_going=False,
+        **options):
     """Checks all input, then inpaints every image into `out`.
 
     Args:
-        generate: f32[1, R, R, 4] -> f32[1, R, R, 3], see `model_io.model_input`.
+        generate: f32[B, R, R, 4] -> f32[B, R, R, 3], see `inpaint.inpaint_many`.
         resolution: R.
         images: path of an image or a folder.
         masks: path of a mask or a folder; 255 = known, 0 = hole.
         out: folder for the results, made if missing.
-        invert_mask: True if the masks have 0 = known, 255 = hole.
-        mode: 'resize' or 'pipeline'.
         overwrite: whether results may lie among images and masks and replace them.
+        keep_going: do the good ones of a batch, then raise.
+        options: of `files.Options`.
 
     Returns:
         The paths written, in order.
 
     Raises:
         InputError: with everything that is wrong with the input; nothing was written.
+        SomeFailed: with `keep_going`, what could not be done.
     """
-    if mode not in MODES:
-        raise InputError(f'mode: expected one of {", ".join(MODES)}, got {mode!r}')
-    pipeline = mode == 'pipeline'
-    inpaint_picture = inpaint.inpaint_pipeline if pipeline else inpaint.inpaint_resize
-    jobs = check(images, masks, out, invert_mask, overwrite)
+    try:
+        options = files.Options(**options)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    jobs, errors = check(images, masks, out, options, overwrite, keep_going)
+    written = []
     for image, mask, target in cli.progress(jobs, 'pictures'):
-        picture = image_files.decode(image)
-        known, _ = mask_files.read(mask, invert_mask)
-        levels = np.where(known, 255, 0).astype(np.uint8)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        image_files.write_png(
-            inpaint_picture(generate, picture, levels, resolution), target)
-    return [target for _, _, target in jobs]
+        try:
+            opened = files.open_pair(image, mask, options)
+            result = files.painted(generate, resolution, opened, options)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            photograph_files.write(result, target, opened.how, options.quality)
+        except (ValueError, extras.MissingExtra) as error:
+            if not keep_going:
+                raise
+            errors.append(str(error))
+            continue
+        written.append(target)
+    if errors:
+        raise SomeFailed('\n'.join(
+            [f'{len(written)} pictures were written, {len(errors)} were not:', *errors]))
+    return written
 
 
-def check(images, masks, out, invert_mask, overwrite=False):
+def check(images, masks, out, options, overwrite=False, keep_going=False):
     """Finds what would go wrong, and warns of what looks wrong.
 
     Reads every file in full, because only that finds a truncated one.
 
     Returns:
-        [(image path, mask path, target path)], sorted.
+        [(image path, mask path, target path)], sorted, and with `keep_going` what is
+        wrong with the others.
 
     Raises:
         InputError: see `run`.
@@ -90,72 +109,69 @@ def check(images, masks, out, invert_mask, overwrite=False):
     try:
         pairs, unused = mask_files.match(images, masks)
     except ValueError as error:
-        raise InputError('\n'.join(f'--{line}' for line in str(error).splitlines())) from error
+        raise InputError('\n'.join(
+            f'--{line}' for line in str(error).splitlines())) from error
     if unused:
         warn(f'no image in {shown(images)} for the mask {listed(unused)}')
-    jobs = [(image, mask, out / f'{stem}.png') for stem, image, mask in pairs]
-    errors = [] if overwrite else check_apart(images, masks, out, jobs)
+    if images.is_dir():
+        others = image_files.other_kinds(image_files.walk(images))
+        if others:
+            warn(f'{shown(images)}: files that are no images are left out: {others}')
+    jobs, errors, notes, all_known, all_hole = [], [], {}, [], []
+    holes = pixels = 0
+    for stem, image, mask in cli.progress(pairs, 'pictures checked'):
+        try:
+            opened = files.open_pair(image, mask, options)
+        except ValueError as error:
+            errors += str(error).splitlines()
+            continue
+        jobs.append((image, mask, out / f'{stem}{opened.how.suffix}'))
+        for note in opened.notes:
+            notes.setdefault(note, []).append(image.name)
+        if opened.between:
+            warn(f'{shown(mask)}: {opened.between} pixels '
+                 f'({opened.between / opened.levels.size:.2%}) are neither 0 nor 255; '
+                 '128 and above is taken as 255 (save masks as PNG)')
+        hole = np.count_nonzero(opened.levels != 255)
+        if not hole:
+            all_known.append(mask)
+        elif hole == opened.levels.size:
+            all_hole.append(mask)
+        holes += hole
+        pixels += opened.levels.size
+    if errors and keep_going and jobs:
+        failed, errors = errors, []
+    else:
+        failed = []
+    errors += [] if overwrite else check_apart(images, masks, out, jobs)
     if out.exists() and not out.is_dir():
         errors.append(f'--out={shown(out)} exists and is not a folder')
-    warnings, all_known, all_hole = [], [], []
-    holes = pixels = 0
-    for image, mask, _ in cli.progress(jobs, 'pictures checked'):
-        sizes = []
-        try:
-            sizes.append(image_files.decode(image).shape[:2])
-        except image_files.UnreadableImage as error:
-            errors.append(str(error))
-        try:
-            known, between = mask_files.read(mask, invert_mask)
-        except (image_files.UnreadableImage, mask_files.NotAMask) as error:
-            errors.append(str(error))
-            continue
-        sizes.append(known.shape)
-        if len(set(sizes)) > 1:
-            (h, w), (mask_h, mask_w) = sizes
-            errors.append(
-                f'{shown(mask)}: the mask has {mask_w} x {mask_h} pixels, its image '
-                f'{shown(image)} has {w} x {h}; masks must have the size of the image'
-            )
-        if between:
-            warnings.append(
-                f'{shown(mask)}: {between} pixels ({between / known.size:.2%}) are '
-                'neither 0 nor 255; 128 and above is taken as 255 (save masks as PNG)'
-            )
-        if known.all():
-            all_known.append(mask)
-        elif not known.any():
-            all_hole.append(mask)
-        holes += known.size - np.count_nonzero(known)
-        pixels += known.size
     if errors:
         raise InputError('\n'.join(errors))
     try:
         cli.check_folder(out)
     except ValueError as error:
         raise InputError(f'--out={error}') from error
+    for note, names in notes.items():
+        warn(f'{note}: {listed(names)}')
+    warn_of_polarity(options.invert_mask, all_known, all_hole, holes / max(pixels, 1))
+    return jobs, failed
 
+
+def warn_of_polarity(invert_mask, all_known, all_hole, share):
+    """Warns where masks look as if the other polarity was meant."""
     remedy = 'drop --invert_mask' if invert_mask else 'pass --invert_mask'
     white, black = ('hole', 'known') if invert_mask else ('known', 'hole')
     colours = f'white = {white}, black = {black}'
     if all_known:
-        warnings.append(
-            'nothing to inpaint, the image is copied: the mask is all known '
-            f'({colours}; if it is the other way round, {remedy}): {listed(all_known)}'
-        )
+        warn('nothing to inpaint, the image is copied: the mask is all known '
+             f'({colours}; if it is the other way round, {remedy}): {listed(all_known)}')
     if all_hole:
-        warnings.append(
-            'nothing is known, the model paints freely: the mask is all hole '
-            f'({colours}; if it is the other way round, {remedy}): {listed(all_hole)}'
-        )
-    if holes > mask_files.SUSPICIOUS_HOLE * pixels:
-        warnings.append(
-            f'{holes / pixels:.0%} of the masks is hole; {colours}: if it is the other '
-            f'way round, {remedy}'
-        )
-    for warning in warnings:
-        warn(warning)
-    return jobs
+        warn('nothing is known, the model paints freely: the mask is all hole '
+             f'({colours}; if it is the other way round, {remedy}): {listed(all_hole)}')
+    if share > mask_files.SUSPICIOUS_HOLE:
+        warn(f'{share:.0%} of the masks is hole; {colours}: if it is the other way '
+             f'round, {remedy}')
 
 
 def check_apart(images, masks, out, jobs):
@@ -185,11 +201,31 @@ def define_flags():
     flags.DEFINE_string(
         'masks', None, 'Mask or folder of masks; white = known, black = hole.',
         required=True)
-    flags.DEFINE_string('out', None, 'Folder for the results (PNG).', required=True)
+    flags.DEFINE_string('out', None, 'Folder for the results.', required=True)
     flags.DEFINE_bool('invert_mask', False, 'The masks have white = hole instead.')
     flags.DEFINE_enum(
-        'mode', 'resize', MODES,
-        'resize: squash the whole picture; pipeline: paint a crop around the hole.')
+        'mode', None, files.MODES,
+        'photo: each hole at its own scale; resize: squash the whole picture; pipeline: '
+        'one crop around all holes. Default: photo for pictures larger than the model, '
+        'else resize.')
+    flags.DEFINE_enum(
+        'format', 'same', ('same', *photograph_files.FORMATS),
+        'Format of the results; same keeps it where pixels or quality can be kept.')
+    flags.DEFINE_integer('quality', None, 'Of JPEG and WebP; by default that of the '
+                         'image, and lossless WebP.', 1, 100)
+    flags.DEFINE_bool('soft', False, 'Grey in masks is a soft edge (mode photo).')
+    flags.DEFINE_bool('fit_masks', False, 'Scale masks of another size.')
+    flags.DEFINE_bool('stored_masks', False,
+                      'Masks were drawn on images without their EXIF rotation.')
+    flags.DEFINE_float('grow', 0, 'Pixels by which holes grow.', 0)
+    flags.DEFINE_float('feather', 2, 'Pixels outside holes over which fills fade (mode '
+                       'photo).', 0)
+    flags.DEFINE_enum('grain', 'auto', ('auto', 'off'),
+                      'Whether the grain of the surroundings is matched (mode photo).')
+    flags.DEFINE_integer('max_pixels', image_files.MAX_PIXELS,
+                         'Larger images are refused.', 1)
+    flags.DEFINE_bool('keep_going', False,
+                      'Do the good ones of a batch; exit 1 with a list of the others.')
     flags.DEFINE_bool('overwrite', False, 'Results may replace images and masks.')
 
 
@@ -204,7 +240,11 @@ def main(argv):
     config, generate = checkpoint_lib.load_generator(args.checkpoint)
     written = run(
         generate, config.model.resolution, args.images, args.masks, args.out,
-        args.invert_mask, args.mode, args.overwrite)
+        overwrite=args.overwrite, keep_going=args.keep_going, mode=args.mode or '',
+        invert_mask=args.invert_mask, soft=args.soft, fit_masks=args.fit_masks,
+        stored_masks=args.stored_masks, grow=args.grow, feather=args.feather,
+        grain=args.grain == 'auto', format=args.format, quality=args.quality,
+        max_pixels=args.max_pixels)
     print(f'wrote {len(written)} pictures to {args.out}')
 
 

@@ -26,6 +26,7 @@ import io
 import os
 import pathlib
 import stat
+import unicodedata
 
 import numpy as np
 from PIL import Image
@@ -37,8 +38,11 @@ from migan_jax.storage import shown
 # Pillow warns beyond this size and refuses beyond twice of it.
 MAX_PIXELS = 89_478_485
 
-# What a folder or a zip is searched for. `decode` reads a few formats more.
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
+# What a folder or a zip is searched for.
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.bmp', '.gif', '.avif',
+            '.heic', '.heif')
+# Folders of previews that storage boxes, archives and desktops put beside pictures.
+PREVIEWS = ('@eaDir', '__MACOSX', '.thumbnails')
 
 # Larger JPEG files are left to Pillow, which reads piece by piece.
 _MAX_JPEG_BYTES = 2**26
@@ -50,6 +54,8 @@ _NOT_PLAIN = (b'Exif\0\0', b'Orientation', b'MPF\0')
 # Only these decoders see a file's bytes, whatever its name says: among Pillow's other
 # ones are some that start external programs.
 _FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'PPM', 'TIFF', 'AVIF')
+
+_HEIC_BRANDS = (b'heic', b'heix', b'hevc', b'hevx', b'heim', b'heis', b'mif1', b'msf1')
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -210,19 +216,61 @@ def check_pixels(name, width, height, max_pixels):
 @contextlib.contextmanager
 def open_with_pillow(file, name, max_pixels):
     """Pillow's image of one of the formats that are known here, not too large."""
+    if _is_heic(file):
+        yield open_heic(file, name, max_pixels)
+        return
     with Image.open(file, formats=_FORMATS) as image:
         check_pixels(name, *image.size, max_pixels)
         yield image
 
 
-def _upright(image):
+def _is_heic(file):
+    """Whether a file is HEIC; AVIF, its relative, is not. A file object is rewound."""
+    if isinstance(file, (str, os.PathLike)):
+        with open(file, 'rb') as opened:
+            start = opened.read(12)
+    else:
+        file.seek(0)
+        start = file.read(12)
+        file.seek(0)
+    return start[4:8] == b'ftyp' and start[8:12] in _HEIC_BRANDS
+
+
+def open_heic(file, name, max_pixels):
+    """Pillow's image of a HEIC file, upright, decoded.
+
+    Raises:
+        UnreadableImage: too large, or pillow-heif is not installed.
+    """
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise UnreadableImage(
+            f"{name}: a HEIC picture; to read it, install pillow-heif: pip install "
+            "'migan_jax[photo]'") from error
+    opened = pillow_heif.open_heif(file)
+    check_pixels(name, *opened.size, max_pixels)
+    image = opened.to_pillow()
+    image.load()
+    # libheif has turned the picture already; what EXIF says of it counts no more.
+    pillow_heif.set_orientation(image.info)
+    image.format = 'HEIC'
+    return image
+
+
+def orientation_of(image):
+    """EXIF orientation of a Pillow image, 1 to 8; 1 where it is damaged or missing."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:
         # Only the metadata is damaged (any of Pillow's parser errors, see `decode`):
         # the pixels are good as they are stored.
-        orientation = 1
-    transpose = _UPRIGHT.get(orientation)
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _upright(image):
+    transpose = _UPRIGHT.get(orientation_of(image))
     return image if transpose is None else image.transpose(transpose)
 
 
@@ -321,7 +369,7 @@ def walk(folder):
             folders = []
             with os.scandir(path) as entries:
                 for entry in entries:
-                    if entry.name.startswith('.'):
+                    if entry.name.startswith('.') or entry.name in PREVIEWS:
                         continue
                     if _is_folder(entry):
                         folders.append((f'{prefix}{entry.name}/', entry.is_symlink()))
@@ -341,6 +389,22 @@ def _is_folder(entry):
         return entry.is_dir()
     except OSError:  # A link that leads to itself.
         return False
+
+
+def stem_of(name):
+    """A file's name without extension, composed (NFC).
+
+    macOS decomposes accents in names, other systems do not: both are one name.
+    """
+    return unicodedata.normalize('NFC', os.path.splitext(name)[0])
+
+
+def other_kinds(names):
+    """Files that are no images, counted by their suffix, for a message; '' if none."""
+    kinds = collections.Counter(
+        os.path.splitext(name)[1].lower() or 'no suffix' for name in names
+        if not name.lower().endswith((*SUFFIXES, '/')))
+    return ', '.join(f'{shown(kind)} ({n})' for kind, n in sorted(kinds.items())[:20])
 
 
 def by_stem(folder):
@@ -364,7 +428,7 @@ def by_stem(folder):
     for name in sorted(walk(folder), key=lambda name: name.split('/')):
         if not name.lower().endswith(SUFFIXES):
             continue
-        path, stem = folder / name, os.path.splitext(name)[0]
+        path, stem = folder / name, stem_of(name)
         if stem in found:
             first, second = shown(found[stem]), shown(path)
             clashes.append(

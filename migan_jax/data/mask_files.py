@@ -4,9 +4,13 @@ Mask polarity: 255 (white) = known, 0 (black) = hole, unless `invert` says other
 """
 
 import pathlib
+import re
 
 import numpy as np
 
+from migan_jax.data import drawn_masks
+from migan_jax.data.drawn_masks import luma
+from migan_jax.data.drawn_masks import NotAMask
 from migan_jax.data import images as image_files
 from migan_jax import storage
 
@@ -19,17 +23,11 @@ MAX_MIDDLE = 0.05
 # Beyond this share of hole in all masks together the polarity is worth a word.
 SUSPICIOUS_HOLE = 0.7
 
+# What a mask's name may have after that of its image.
+_SUFFIX = re.compile(r'_mask\d*$')
+
 # Names in one message at most.
 _LISTED = 20
-
-
-class NotAMask(ValueError):
-    """A picture in the place of a mask."""
-
-
-def luma(rgb):
-    """Integer luma: u8[..., 3] -> i32[...], grey levels keep their value."""
-    return (rgb.astype(np.int32) @ np.array([299, 587, 114], np.int32)) // 1000
 
 
 def known_of(levels):
@@ -48,7 +46,8 @@ def known_of(levels):
         raise NotAMask(
             f'not a mask: {between} pixels ({between / levels.size:.2%}) are '
             f'neither 0 nor 255, {middle} of them grey or coloured; a mask is black '
-            'and white (255 = known, 0 = hole)'
+            'and white (255 = known, 0 = hole); --soft keeps levels in between as soft '
+            'edges'
         )
     return levels >= 128, between
 
@@ -63,12 +62,12 @@ def read(path, invert=False):
         images.UnreadableImage: not a readable image.
         NotAMask: see `known_of`.
     """
-    levels = luma(image_files.decode(path))   # colour shows as levels in between
+    levels = drawn_masks.read(path, invert).levels
     try:
-        known, between = known_of(levels)
+        # Colour shows as levels in between.
+        return known_of(levels)
     except NotAMask as error:
         raise NotAMask(f'{storage.shown(path)}: {error}') from error
-    return known != invert, between
 
 
 def listed(names):
@@ -107,8 +106,10 @@ def files_of(folder, stems, what):
 def match(images, masks):
     """Which mask belongs to which image.
 
-    A mask has the path of its image below its folder, extensions aside; two single files
-    belong together whatever their names are.
+    A mask has the path of its image below its folder, extensions aside, or that with
+    `_mask` or `_mask` and a number at its end; both may lie in one folder then. Two
+    single files belong together whatever their names are, and a single mask belongs to
+    every image of a folder.
 
     Args:
       images: path of an image or a folder.
@@ -126,7 +127,7 @@ def match(images, masks):
     for name, path in (('images', images), ('masks', masks)):
         path = pathlib.Path(path)
         try:
-            found[name] = ({path.stem: path} if path.is_file()
+            found[name] = ({image_files.stem_of(path.name): path} if path.is_file()
                            else image_files.by_stem(path))
         except ValueError as error:
             errors += [f'{name}={line}' for line in str(error).splitlines()]
@@ -134,8 +135,18 @@ def match(images, masks):
         raise ValueError('\n'.join(errors))
     pictures, known = found['images'], found['masks']
     single = pathlib.Path(images).is_file()
-    if single and pathlib.Path(masks).is_file():
-        known = dict(zip(pictures, known.values()))
+    if pathlib.Path(masks).is_file():
+        known = dict.fromkeys(pictures, *known.values())
+    else:
+        known = _by_image(known, pictures)
+    if not single:
+        # Masks beside their images are no images.
+        beside = {path.resolve() for path in known.values()} & {
+            path.resolve() for stem, path in pictures.items() if _SUFFIX.search(stem)}
+        pictures = {stem: path for stem, path in pictures.items()
+                    if path.resolve() not in beside}
+        known = {stem: path for stem, path in known.items()
+                 if stem in pictures or path.resolve() not in beside}
     missing = [pictures[stem] for stem in sorted(pictures.keys() - known.keys())]
     if missing:
         raise ValueError(
@@ -144,6 +155,20 @@ def match(images, masks):
     unused = [known[stem] for stem in sorted(known.keys() - pictures.keys())]
     pairs = [(stem, pictures[stem], known[stem]) for stem in sorted(pictures)]
     return pairs, [] if single else unused
+
+
+def _by_image(masks, pictures):
+    """{stem: mask}, with `a_mask` under the name `a` where that is an image's."""
+    found = dict(masks)
+    for stem, path in masks.items():
+        base = _SUFFIX.sub('', stem)
+        if base == stem or base not in pictures:
+            continue
+        # In a folder of both, the image itself has the plain name.
+        if base not in masks or masks[base].resolve() == pictures[base].resolve():
+            found[base] = path
+            del found[stem]
+    return found
 
 
 def check_sizes(files, resolution, what):

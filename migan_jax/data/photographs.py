@@ -29,7 +29,6 @@ ORIENTATION = 0x0112
 # What describes a picture and not how its samples are stored: description, make, model,
 # software, time, artist, XMP, copyright, IPTC, EXIF and GPS.
 _TIFF_TAGS = (270, 271, 272, 305, 306, 315, 700, 33432, 33723, 34665, 34853)
-_HEIC_BRANDS = (b'heic', b'heix', b'hevc', b'hevx', b'heim', b'heis', b'mif1', b'msf1')
 # Chunks of a PNG file that say what its colours are where it has no profile.
 _PNG_COLOUR = (b'gAMA', b'cHRM', b'sRGB', b'cICP')
 _XMP_ORIENTATION = re.compile(
@@ -120,8 +119,6 @@ def read(path: str | os.PathLike, *, max_pixels: int = images.MAX_PIXELS) -> Pho
         images.check_regular(path, name)
         with open(path, 'rb') as file:
             start = file.read(64)
-        if is_heic(start):
-            return _of_heic(path, name, max_pixels)
         if start[:8] == b'\x89PNG\r\n\x1a\n' and start[24] == 16 and start[25] != 0:
             return _of_deep_png(path, name, max_pixels)
         if start[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
@@ -130,11 +127,6 @@ def read(path: str | os.PathLike, *, max_pixels: int = images.MAX_PIXELS) -> Pho
                 return deep
         with images.open_with_pillow(path, name, max_pixels) as image:
             return _of_pillow(image, name, start)
-
-
-def is_heic(start: bytes) -> bool:
-    """Whether a file that begins like this is HEIC; AVIF, its relative, is not."""
-    return start[4:8] == b'ftyp' and start[8:12] in _HEIC_BRANDS
 
 
 def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -150,7 +142,8 @@ def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def _of_pillow(image, name, start):
     """`Photograph` of what Pillow opened."""
-    format_ = image.format
+    # MPO is what cameras write that put several pictures into one JPEG file.
+    format_ = {'MPO': 'JPEG'}.get(image.format, image.format)
     jpeg = None
     if format_ == 'JPEG':
         jpeg = JpegTables(
@@ -161,7 +154,8 @@ def _of_pillow(image, name, start):
     notes = []
     profile = image.info.get('icc_profile') or None
     samples, profile = _samples(image, profile, notes)
-    exif, orientation = _exif(image)
+    orientation = images.orientation_of(image)
+    exif = _exif(image)
     xmp = _xmp(image)
     text = dict(getattr(image, 'text', None) or {})
     text.pop('XML:com.adobe.xmp', None)
@@ -223,10 +217,9 @@ def _floats(samples):
 
 
 def _exif(image):
-    """EXIF data without orientation and preview, and the orientation."""
+    """EXIF data without orientation and preview."""
     try:
         exif = image.getexif()
-        orientation = exif.get(ORIENTATION, 1)
         if image.format == 'TIFF':
             described = Image.Exif()
             for tag in _TIFF_TAGS:
@@ -245,8 +238,8 @@ def _exif(image):
     except Exception:
         # Only the metadata is damaged (any of Pillow's parser errors, see
         # `images.decode`): the pixels are good as they are stored.
-        return b'', 1
-    return data, orientation if orientation in range(1, 9) else 1
+        return b''
+    return data
 
 
 def _xmp(image):
@@ -308,28 +301,6 @@ def _head(path):
 def _needed(package, what):
     return images.UnreadableImage(
         f"{what}; to read it, install {package}: pip install 'migan_jax[photo]'")
-
-
-def _of_heic(path, name, max_pixels):
-    try:
-        import pillow_heif
-    except ImportError as error:
-        raise _needed('pillow-heif', f'{name}: a HEIC picture') from error
-    opened = pillow_heif.open_heif(path)
-    height, width = opened.size[::-1]
-    images.check_pixels(name, width, height, max_pixels)
-    image = opened.to_pillow()
-    image.load()
-    # libheif has turned the picture already; what EXIF says of it counts no more.
-    pillow_heif.set_orientation(image.info)
-    image.format = 'HEIC'
-    notes = []
-    profile = image.info.get('icc_profile') or None
-    samples, profile = _samples(image, profile, notes)
-    exif, _ = _exif(image)
-    return Photograph(
-        samples, name, 'HEIC', False, 1, profile, exif, _xmp(image), _dpi(image.info),
-        notes=tuple(notes))
 
 
 def _of_deep_png(path, name, max_pixels):

@@ -42,7 +42,7 @@ def open_source(kind, *, path='', name='', split='', cache_mb=0,
     """Finds the images of a data set; reads none of them, except for 'embedded'.
 
     Kinds:
-        'folder': jpg, jpeg, png and webp files below `path`, any case, recursive,
+        'folder': files with a suffix of `images.SUFFIXES` below `path`, any case, recursive,
             sorted by relative path. Links to folders are followed, each folder once.
             Files and folders whose name starts with a dot are ignored.
         'zip': the same inside the zip file `path`, which is not extracted. Absolute
@@ -469,7 +469,7 @@ def _take_range(names, bounds):
     return names[position(bounds[0]):position(bounds[1])]
 
 
-_HIDDEN = re.compile(r'(?:^|/)(?:\.|__MACOSX/)')
+_HIDDEN = re.compile(r'(?:^|/)(?:\.|__MACOSX/|@eaDir/)')
 
 
 def _select(files, split, where):
@@ -483,6 +483,9 @@ def _select(files, split, where):
             if not _HIDDEN.search(f))
         raise ValueError(f'{where}: no images ({", ".join(images.SUFFIXES)}); it has '
                          + _listing(others, 'no files'))
+    others = images.other_kinds(f for f in files if not _HIDDEN.search(f))
+    if others:
+        logging.warning('%s: files that are no images are left out: %s', where, others)
     base, bounds = _parse_split(split, where)
     chosen = _take_range(
         [f for f in found if f.startswith(f'{base}/')] if base else found, bounds)

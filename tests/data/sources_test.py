@@ -87,9 +87,9 @@ def test_nothing_found(tmp_path):
         sources.open_source('folder', path=str(tmp_path / 'missing'))
     with pytest.raises(ValueError, match='no images.*no files'):
         sources.open_source('folder', path=str(tmp_path))
-    (tmp_path / 'a.tiff').write_text('')
+    (tmp_path / 'a.mov').write_text('')
     (tmp_path / 'README').write_text('')
-    with pytest.raises(ValueError, match=r'\.tiff \(1\), no suffix \(1\)'):
+    with pytest.raises(ValueError, match=r'\.mov \(1\), no suffix \(1\)'):
         sources.open_source('folder', path=str(tmp_path))
     with pytest.raises(ValueError, match="'web'.*folder, zip, tfds, embedded"):
         sources.open_source('web', path=str(tmp_path))

@@ -61,7 +61,7 @@ def folders(tmp_path):
 def run(folder, generate=grey, **options):
     options = {
         'images': folder / 'images', 'masks': folder / 'masks', 'out': folder / 'out',
-        **options,
+        'mode': 'resize', **options,
     }
     return tool.run(generate, R, **options)
 
@@ -83,7 +83,7 @@ def test_a_folder_of_every_format(tmp_path, mode, capsys):
     save(tmp_path / 'images' / '._b.png', picture(4, 4))
     (tmp_path / 'images' / 'notes.txt').write_text('not an image')
     written = run(tmp_path, mode=mode)
-    names = ['b.png', 'e.f.png', 'sub/c.png', 'sub/d.png']
+    names = ['b.png', 'e.f.png', 'sub/c.jpg', 'sub/d.jpg']
     assert written == [tmp_path / 'out' / name for name in names]
     files = [path for path in (tmp_path / 'out').rglob('*') if path.is_file()]
     assert sorted(files) == written
@@ -93,13 +93,17 @@ def test_a_folder_of_every_format(tmp_path, mode, capsys):
         assert (result[mask == 0] == 128).all()
     assert (result[8:9, 13:15] != image[8:9, 13:15]).any()
     np.testing.assert_array_equal(result[:5], image[:5])
-    assert capsys.readouterr().err == ''
+    said = capsys.readouterr().err
+    assert 'no images are left out: .txt (1)' in said
+    assert 'WEBP became PNG: e.f.webp' in said
+    assert 'JPEG is lossy' in said and 'c.JPG, d.Jpeg' in said
+    assert said.count('\n') == 3
 
 
 def test_single_files_belong_together(folders):
     image = save(folders / 'photo.jpg', picture(20, 30))
     mask = save(folders / 'other.png', holed(20, 30))
-    assert run(folders, images=image, masks=mask) == [folders / 'out' / 'photo.png']
+    assert run(folders, images=image, masks=mask) == [folders / 'out' / 'photo.jpg']
 
 
 def test_one_image_takes_its_mask_from_a_folder(folders, capsys):
@@ -271,11 +275,11 @@ def test_missing_and_empty_inputs(folders):
     (folders / 'empty').mkdir()
     message = refused(folders, images=folders / 'empty', masks=folders / 'nowhere')
     assert len(message.splitlines()) == 2
-    assert 'no image in this folder (looked for jpg, jpeg, png, webp)' in message
+    assert 'no image in this folder (looked for jpg, jpeg, png, webp, ' in message
 
 
 def test_an_unknown_mode(folders):
-    assert 'resize, pipeline' in refused(folders, mode='crop')
+    assert 'resize, pipeline, photo' in refused(folders, mode='crop')
 
 
 def test_a_failed_write_leaves_the_former_result(folders, monkeypatch):
@@ -292,6 +296,98 @@ def test_a_failed_write_leaves_the_former_result(folders, monkeypatch):
         run(folders)
     assert target.read_bytes() == former
     assert list(target.parent.iterdir()) == [target]
+
+
+# Photographs.
+
+
+def test_large_pictures_are_painted_hole_by_hole(folders):
+    image, mask = picture(90, 120), np.full((90, 120), 255, np.uint8)
+    mask[10:14, 10:14] = mask[70:75, 100:104] = 0
+    save(folders / 'images' / 'a.png', image)
+    save(folders / 'masks' / 'a.png', mask)
+    result = read(run(folders, mode='', feather=0, grain=False)[0])
+    np.testing.assert_array_equal(result[mask == 255], image[mask == 255])
+    assert (result[mask == 0] != image[mask == 0]).any(-1).mean() > .9
+    plain = read(run(folders, mode='resize')[0])
+    assert (plain[mask == 0] == 128).all()
+
+
+def test_keep_going_does_the_good_ones(folders):
+    for name in ('b', 'c'):
+        save(folders / 'images' / f'{name}.png', picture(20, 30))
+        save(folders / 'masks' / f'{name}.png', holed(20, 30))
+    (folders / 'images' / 'b.png').write_bytes(b'broken')
+    with pytest.raises(tool.SomeFailed, match='2 pictures were written, 1 were not') as e:
+        run(folders, keep_going=True)
+    assert 'b.png' in str(e.value)
+    assert sorted(p.name for p in (folders / 'out').iterdir()) == ['a.png', 'c.png']
+    for path in (folders / 'out').iterdir():
+        path.unlink()
+    (folders / 'out').rmdir()
+    assert 'b.png' in refused(folders)
+
+
+def test_masks_are_fitted_grown_and_turned(folders, capsys):
+    small = holed(10, 15)
+    save(folders / 'masks' / 'a.png', small)
+    assert 'pass --fit_masks' in refused(folders)
+    result = read(run(folders, fit_masks=True)[0])
+    hole = np.kron(small, np.ones((2, 2))) == 0
+    assert (result[hole] == 128).all()
+    np.testing.assert_array_equal(result[~hole], picture(20, 30)[~hole])
+    assert 'was scaled' in capsys.readouterr().err
+    grown = read(run(folders, fit_masks=True, grow=1)[0])
+    assert (grown == 128).all(-1).sum() > hole.sum()
+
+
+def test_a_mask_drawn_on_the_stored_pixels_is_turned(folders, capsys):
+    upright, mask = picture(40, 24), holed(40, 24)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(folders / 'images' / 'a.png', np.rot90(upright).copy(), exif=exif)
+    save(folders / 'masks' / 'a.png', np.rot90(mask).copy())
+    result = read(run(folders)[0])
+    np.testing.assert_array_equal(
+        result, np.where(mask[..., None] == 255, upright, 128))
+    assert 'EXIF orientation 6' in capsys.readouterr().err
+    # Upside down has the same size: only its maker knows.
+    exif[0x0112] = 3
+    save(folders / 'images' / 'a.png', upright[::-1, ::-1].copy(), exif=exif)
+    save(folders / 'masks' / 'a.png', mask[::-1, ::-1].copy())
+    assert not (read(run(folders)[0]) == result).all()
+    assert 'pass --stored_masks' in capsys.readouterr().err
+    np.testing.assert_array_equal(read(run(folders, stored_masks=True)[0]), result)
+
+
+def test_soft_masks(folders):
+    mask = holed(40, 60)
+    ramp = np.minimum(mask, np.roll(np.where(mask == 0, 90, 255), 3, 1).astype(np.uint8))
+    ramp[0:12, :] = 200
+    save(folders / 'images' / 'a.png', np.full((40, 60, 3), 255, np.uint8))
+    save(folders / 'masks' / 'a.png', ramp)
+    assert '--soft keeps' in refused(folders)
+    result = read(run(folders, mode='', soft=True, grain=False)[0])
+    assert (result[ramp == 255] == 255).all()
+    assert result[ramp == 0].mean() < result[ramp == 90].mean() + 60
+
+
+def test_large_pictures_can_be_refused(folders):
+    assert 'more than the 100 allowed' in refused(folders, max_pixels=100)
+
+
+def test_formats_and_depth(folders):
+    grey_levels = picture(20, 30)[..., 0]
+    save(folders / 'images' / 'a.png', grey_levels)
+    target, = run(folders)
+    with Image.open(target) as image:
+        assert image.mode == 'L'
+        kept = holed(20, 30) == 255
+        np.testing.assert_array_equal(np.asarray(image)[kept], grey_levels[kept])
+    for format, name in (('jpg', 'JPEG'), ('webp', 'WEBP'), ('tiff', 'TIFF')):
+        target, = run(folders, format=format)
+        with Image.open(target) as image:
+            assert image.format == name
 
 
 # The command line.
