@@ -27,6 +27,8 @@ from migan_jax.evaluation import methods
 from migan_jax.evaluation import report
 from migan_jax import inpaint
 from migan_jax.model import build
+from migan_jax.photo import files as photo_files
+from migan_jax.photo import paint
 from migan_jax import storage
 from migan_jax.weights import bundles
 from migan_jax.weights import demo
@@ -155,7 +157,8 @@ class Model:
         side = self.resolution
         return f'<migan_jax model {kind}, {side} x {side}, from {self.source}>'
 
-    def inpaint(self, image, mask=None, *, hole=None, mode='resize', seed=0):
+    def inpaint(self, image, mask=None, *, hole=None, mode=None,
+                feather=2, grain=True, seed=0):
         """Paints the holes of a picture, or of several.
 
         Pictures, any size from 1 x 1:
@@ -180,9 +183,14 @@ class Model:
             [B, H, W] or [B, H, W, 1]; for a list a list.
           hole: instead of `mask`, the opposite: True or 255 or 1.0 = hole.
           mode: 'resize' squashes the picture to R x R and keeps every pixel outside the
-            hole; 'pipeline' paints a square crop around the hole, at the picture's own
-            scale where it can, and softens the edge by two pixels.
-          seed: of a Co-Mod-GAN's latent; MI-GAN has none.
+            hole; 'pipeline' paints one square crop around all holes, at the picture's
+            own scale where it can, and softens the edge by two pixels; 'photo' paints
+            each hole at a scale of its own.  None is 'photo' for pictures with a side
+            longer than R and 'resize' for all others.
+          feather: 'photo': pixels outside a hole over which its fill fades; 0 keeps
+            every known pixel.
+          grain: 'photo': whether the grain of the surroundings is matched.
+          seed: of a Co-Mod-GAN's latent (MI-GAN has none) and of the grain.
 
         Returns:
           What `image` was: PIL for PIL, u8 for u8, float of the same dtype for float
@@ -195,9 +203,11 @@ class Model:
         Raises:
           ValueError: both or neither of mask and hole, or anything not as above.
         """
-        if mode not in inpaint.MODES:
+        if mode not in (None, *photo_files.MODES):
             raise ValueError(f'mode={mode!r}: expected one of '
-                             f'{", ".join(map(repr, inpaint.MODES))}.')
+                             f'{", ".join(map(repr, photo_files.MODES))}.')
+        if not feather >= 0:
+            raise ValueError(f'feather={feather}: expected 0 pixels or more.')
         name, masks, inverted = pictures_lib.mask_or_hole(mask, hole)
         pictures, rebuild = pictures_lib.pictures_of(image)
         masks = pictures_lib.masks_of(masks, name, len(pictures)) if pictures_lib.several(image) else [masks]
@@ -206,10 +216,20 @@ class Model:
         pictures_lib.warn_of_polarity(known, name)
         jobs = [(picture.levels, np.where(k, 255, 0).astype(np.uint8))
                 for picture, k in zip(pictures, known)]
-        seed = np.uint32(seed)
-        painted = inpaint.inpaint_many(
-            lambda x: self._paint(self._on_device, x, seed), jobs, self.resolution,
-            inpaint.MODES[mode])
+        settings = paint.Settings(feather, grain, seed=int(seed))
+        latent = np.uint32(seed)
+        generate = lambda x: self._paint(self._on_device, x, latent)
+        modes = [mode or ('photo' if max(k.shape) > self.resolution else 'resize')
+                 for k in known]
+        # Those of one network run each are painted together.
+        together = {
+            kind: inpaint.inpaint_many(
+                generate, [job for job, m in zip(jobs, modes) if m == kind],
+                self.resolution, prepare)
+            for kind, prepare in inpaint.MODES.items()}
+        painted = [
+            paint.inpaint_photo(generate, *job, self.resolution, settings)
+            if m == 'photo' else next(together[m]) for job, m in zip(jobs, modes)]
         return rebuild([
             picture.restore(result, k)
             for picture, result, k in zip(pictures, painted, known)])

@@ -144,7 +144,7 @@ def test_a_directory_and_a_file_of_published_weights(model, published):
     got = jax.jit(lambda v: loaded.generator.apply(v, x, 'const')[0])(loaded.variables)
     assert golden.relative_error(got, golden.nhwc(arrays['out/image'])) < 1e-4
     image, mask = picture(40, 50), known(40, 50)
-    result = loaded.inpaint(image, mask)
+    result = loaded.inpaint(image, mask, mode='resize')
     assert (result[mask] == image[mask]).all() and (result[~mask] != image[~mask]).any()
 
 
@@ -233,37 +233,50 @@ def test_equal_to_the_tool(model, mode):
         assert (result != image).any()
 
 
+def test_large_pictures_are_painted_hole_by_hole(model):
+    image, mask = picture(90, 120), np.ones((90, 120), bool)
+    mask[10:14, 10:14] = mask[70:75, 100:104] = False
+    result = model.inpaint(image, mask, feather=0)
+    np.testing.assert_array_equal(result[mask], image[mask])
+    assert (result[~mask] != image[~mask]).any()
+    np.testing.assert_array_equal(
+        result, model.inpaint(image, mask, mode='photo', feather=0))
+    assert (result != model.inpaint(image, mask, mode='resize')).any()
+    with pytest.raises(ValueError, match='feather=-1'):
+        model.inpaint(image, mask, feather=-1)
+
+
 def test_kinds_of_pictures(model):
     image, mask = picture(40, 30), known(40, 30)
-    want = model.inpaint(image, mask)
+    want = model.inpaint(image, mask, mode='resize')
 
-    result = model.inpaint(Image.fromarray(image), mask)
+    result = model.inpaint(Image.fromarray(image), mask, mode='resize')
     assert isinstance(result, Image.Image) and result.mode == 'RGB'
     np.testing.assert_array_equal(result, want)
 
     for dtype in (np.float16, np.float32, np.float64):
         levels = (image / 255).astype(dtype)
-        result = model.inpaint(levels, mask)
+        result = model.inpaint(levels, mask, mode='resize')
         assert result.dtype == dtype and result.shape == image.shape
         np.testing.assert_array_equal(result[mask], levels[mask])
         np.testing.assert_array_equal(np.rint(result * 255), want)
     # What lies between two levels survives where nothing is painted.
     between = np.full((40, 30, 3), 0.1234567)
-    result = model.inpaint(between, mask)
+    result = model.inpaint(between, mask, mode='resize')
     assert (result[mask] == 0.1234567).all() and (result[~mask] != 0.1234567).all()
 
 
 def test_grey_pictures_stay_grey(model):
     grey, mask = picture(40, 30)[..., 0], known(40, 30)
-    want = model.inpaint(grey, mask)
+    want = model.inpaint(grey, mask, mode='resize')
     assert want.shape == (40, 30) and want.dtype == np.uint8
     np.testing.assert_array_equal(want[mask], grey[mask])
     assert (want[~mask] != grey[~mask]).any()
-    np.testing.assert_array_equal(model.inpaint(grey[..., None], mask)[..., 0], want)
-    result = model.inpaint((grey / 255).astype(np.float32), mask)
+    np.testing.assert_array_equal(model.inpaint(grey[..., None], mask, mode='resize')[..., 0], want)
+    result = model.inpaint((grey / 255).astype(np.float32), mask, mode='resize')
     assert result.shape == (40, 30) and (result[mask] == (grey / 255)[mask].astype(
         np.float32)).all()
-    result = model.inpaint(Image.fromarray(grey), mask)
+    result = model.inpaint(Image.fromarray(grey), mask, mode='resize')
     assert result.mode == 'L'
     np.testing.assert_array_equal(np.asarray(result)[mask], grey[mask])
 

@@ -39,6 +39,16 @@ class _PipelineBuilder:
     def length(self, x, axis):
         return self.op('Shape', x, start=axis, end=axis + 1)
 
+    def checked(self, image, mask):
+        """The mask; running the graph fails where its size is not the image's.
+
+        Of the operators that every runtime has, Concat is the one that refuses. Without
+        it, a mask of another size would paint elsewhere.
+        """
+        both = self.op('Concat', image, mask, axis=1,
+                       output='mask_must_have_the_size_of_the_image')
+        return self.op('Slice', both, _scalar(3), _scalar(4), _scalar(1))
+
     def hole_span(self, mask, axis):
         """Start and end (exclusive) of the hole along one axis.
 
@@ -229,7 +239,7 @@ def build_pipeline(config, variables, *, upstream_crop=False, largest=None,
 
     Inputs in this order: `image` u8 [1, 3, H, W] RGB and `mask` u8 [1, 1, H, W],
     255 = known, any smaller level = hole.  Output: `result` u8 [1, 3, H, W].  H and W
-    are any size from 1 x 1.
+    are any size from 1 x 1, those of the mask the image's: else running it fails.
 
     Args:
       config: ConfigDict of the checkpoint; `config.model.resolution` is R.
@@ -248,16 +258,17 @@ def build_pipeline(config, variables, *, upstream_crop=False, largest=None,
         finite.
     """
     builder = _PipelineBuilder(config.model.resolution, padding)
-    box = builder.hole_box('mask')
+    mask = builder.checked('image', 'mask')
+    box = builder.hole_box(mask)
     lengths = [builder.op('Sub', end, start) for start, end in box]
     longer = builder.op('Max', *lengths)
     sides = lengths if upstream_crop else [longer, longer]
-    seen = builder.seen('image', 'mask', box, sides)
+    seen = builder.seen('image', mask, box, sides)
     one = builder.op('Min', builder.length('image', ROWS), _scalar(1))
     painted = onnx_core.add_core(builder.graph, seen, config, variables, one=one,
                                  largest=largest)
     painted = builder.enlarge(painted, sides, box)
-    known = builder.soften(builder.known(builder.crop('mask', box)))
+    known = builder.soften(builder.known(builder.crop(mask, box)))
     levels = builder.blend(painted, builder.crop('image', box), known)
     result = builder.paste('image', levels, box)
     uint8 = onnx.TensorProto.UINT8

@@ -147,6 +147,13 @@ def test_any_level_below_255_is_hole(level):
     np.testing.assert_array_equal(check(image, mask), run(image, black))
 
 
+@pytest.mark.parametrize('size', [(40, 50), (50, 40), (50, 50), (40, 1), (80, 25)])
+def test_a_mask_of_another_size_is_refused(size):
+    image, mask = np.zeros((50, 41, 3), np.uint8), np.zeros(size, np.uint8)
+    with pytest.raises(Exception, match='mask_must_have_the_size_of_the_image'):
+        run(image, mask)
+
+
 def test_metadata():
     config = small_config(R, ch_max=8)
     model = onnx_pipeline.build_pipeline(
