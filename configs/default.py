@@ -52,6 +52,10 @@ def get_config():
     data.min_crop = 1.0              # random: smallest side, share of the shorter side
     data.eval_crop = 'squash'        # squash, center
     data.flip = True
+    # Folder of masks of one's own, white = known, for this share of training samples; the
+    # others, and evaluation, have free-form ones.
+    data.masks = ''
+    data.masks_share = 0.5
     data.cache_mb = 0                # decoded images kept in memory
     data.max_pixels = 100_000_000    # larger images are refused
     data.workers = 4

@@ -92,6 +92,8 @@ RULES = {
     'data.min_crop': _SHARE,
     'data.eval_crop': _one_of('squash', 'center'),
     'data.flip': _SWITCH,
+    'data.masks': _TEXT,
+    'data.masks_share': _SHARE,
     'data.cache_mb': _FROM_0,
     'data.max_pixels': _whole(1),
     'data.workers': _whole(1),

@@ -5,11 +5,13 @@ Everything here raises ValueError before a run has written anything.
 
 import json
 
+from absl import logging
 import jax
 import numpy as np
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.data import batches as batches_lib
+from migan_jax.data import mask_bank
 from migan_jax.data import sources
 from migan_jax.data import splits
 from migan_jax.devices import replicate
@@ -152,6 +154,23 @@ def divide(config, workdir=''):
         data.source, train_split=data.train_split, eval_split=data.eval_split,
         share=data.get('held_out', 0.05), first=data.get('held_out_first', 0),
         seed=config.seed, known=known, by_name=by_name)
+
+
+def open_masks(config):
+    """The bank of masks that a config names, or None; says how many there are.
+
+    Raises:
+      ValueError: see `mask_bank.read_bank`.
+    """
+    if not config.data.masks:
+        return None
+    bank, left_out = mask_bank.read_bank(
+        config.data.masks, config.model.resolution, tuple(config.mask.hole_range))
+    logging.info(
+        'masks of %s: %d, for %.0f %% of the training samples; %d left out, as their '
+        'share of holes is outside mask.hole_range', config.data.masks, len(bank),
+        100 * config.data.masks_share, left_out)
+    return bank
 
 
 def save_division(division, workdir):

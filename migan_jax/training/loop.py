@@ -52,7 +52,8 @@ def settings_of(config):
         path_length_weight=config.loss.path_length_weight,
         path_length_interval=config.loss.path_length_interval,
         hole_range=tuple(config.mask.hole_range),
-        brush_width=tuple(config.mask.brush_width))
+        brush_width=tuple(config.mask.brush_width),
+        bank_share=config.data.masks_share)
 
 
 def train(config, workdir, allow_changes=False):
@@ -139,6 +140,7 @@ class _Run:
             batch_size = saved.train.batch_size
             if self._resumes:
                 self._say_changes(changes.review(config, saved, workdir, allow_changes))
+        self._bank = inputs.open_masks(config)
         self._teacher, self._teacher_params = inputs.open_teacher(config)
         self._rollbacks = Rollbacks(workdir)
         self._history = History(workdir, batch_size, self._rollbacks.skipped)
@@ -232,7 +234,8 @@ class _Run:
                           if self._config.train.d_only_kimg else 0))
         if self._steps is None or settings != self._settings:
             self._settings = settings
-            steps = steps_lib.make_steps(self._models, settings, self._teacher)
+            steps = steps_lib.make_steps(
+                self._models, settings, self._teacher, bank=self._bank)
             announced = self._announced
             self._steps = steps._replace(
                 g=announced('G', steps.g), d=announced('D', steps.d),

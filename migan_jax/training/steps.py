@@ -17,13 +17,15 @@ from typing import Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from migan_jax.data import mask_bank
 from migan_jax.data import masks
 from migan_jax.devices import AXIS
+from migan_jax.devices import replicate
 from migan_jax.model import io as model_io
 from migan_jax.training import losses
 
 # What a key is for, within one step of one device.
-_MASKS, _G_PAINT, _D_PAINT, _TEACHER, _PATH_LENGTH = range(5)
+_MASKS, _G_PAINT, _D_PAINT, _TEACHER, _PATH_LENGTH, _MASK_BANK = range(6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Settings:
       images_offset: images seen are step * batch_size + images_offset; not 0 once a
         run has gone on with another batch size.
       d_only_steps: iterations at the start without a step of the generator.
+      bank_share: of samples whose mask is from a bank, where there is one.
     """
     seed: int = 0
     batch_size: int = 32
@@ -69,6 +72,7 @@ class Settings:
     noise: str = 'random'
     images_offset: int = 0
     d_only_steps: int = 0
+    bank_share: float = 0.5
 
 
 class Steps(NamedTuple):
@@ -133,21 +137,24 @@ def paint(generator, params, variables, batch, mode, key):
     return model_io.composite(output, batch['image'], batch['mask']), rgbs, averages
 
 
-def prepare_batch(settings, step, images):
-    """u8 images -> Batch, with free-form masks drawn on this device.
+def prepare_batch(settings, step, images, bank=None):
+    """u8 images -> Batch, with masks drawn on this device.
 
     Args:
       images: u8[B, R, R, 3].
+      bank: of `mask_bank.read_bank`, or None: free-form masks alone.
 
     Returns:
       {'image': f32[B, R, R, 3] in [-1, 1], 'mask': f32[B, R, R, 1], 1 = known}.
     """
     keys = jax.random.split(step_key(settings.seed, step, _MASKS), images.shape[0])
-    return {
-        'image': model_io.from_uint8(images),
-        'mask': masks.free_form_batch(keys, images.shape[1], settings.hole_range,
-                                      brush_width=settings.brush_width),
-    }
+    drawn = masks.free_form_batch(keys, images.shape[1], settings.hole_range,
+                                  brush_width=settings.brush_width)
+    if bank is not None:
+        keys = jax.random.split(
+            step_key(settings.seed, step, _MASK_BANK), images.shape[0])
+        drawn = mask_bank.mix(keys, bank, settings.bank_share, drawn)
+    return {'image': model_io.from_uint8(images), 'mask': drawn}
 
 
 def g_gradients(models, settings, teacher, state, batch, teacher_params):
@@ -269,7 +276,7 @@ def _apply(tx, gradients, opt_state, params, factor):
     return params, opt_state, nonfinite
 
 
-def make_steps(models, settings, teacher=None, devices=None):
+def make_steps(models, settings, teacher=None, devices=None, bank=None):
     """Compiles nothing yet: the pmapped functions of an iteration.
 
     Args:
@@ -279,6 +286,7 @@ def make_steps(models, settings, teacher=None, devices=None):
         with x as for the generator, see `state.load_teacher`; frozen, its parameters
         go in beside the state.
       devices: to run on, or of a topology to compile for; all by default.
+      bank: masks of one's own, see `prepare_batch`; replicated here.
 
     Returns:
       `Steps`; all but prepare donate their state.
@@ -287,8 +295,8 @@ def make_steps(models, settings, teacher=None, devices=None):
     # The iteration ends with D's step, where there is one.
     g_ends = 0 if settings.adversarial_weight else 1
 
-    def prepare(state, images):
-        return prepare_batch(settings, state.step, images)
+    def prepare(state, images, *bank):
+        return prepare_batch(settings, state.step, images, *bank)
 
     def g_step(state, batch, teacher_params):
         gradients, metrics, averages = g_gradients(
@@ -321,7 +329,12 @@ def make_steps(models, settings, teacher=None, devices=None):
         return state.replace(params_g=params, opt_g=opt, path_length=mean), metrics
 
     step = lambda f: jax.pmap(f, AXIS, donate_argnums=0, devices=devices)
-    return Steps(jax.pmap(prepare, AXIS, devices=devices), step(g_step), step(d_step),
+    prepare = jax.pmap(prepare, AXIS, devices=devices)
+    if bank is not None:
+        # An argument, not a constant: programs should not hold megabytes.
+        without, copies = prepare, replicate(bank)
+        prepare = lambda state, images: without(state, images, copies)
+    return Steps(prepare, step(g_step), step(d_step),
                  step(r1_step), step(path_length_step))
 
 

@@ -266,3 +266,18 @@ def test_ema_decay():
     ramp = dataclasses.replace(settings, ema_rampup=0.05)
     np.testing.assert_allclose(steps.ema_decay(ramp, step), 0.5**(32 / 16), rtol=1e-6)
     assert steps.ema_decay(ramp, jnp.asarray(0, jnp.int32)) == 0
+
+
+def test_bank_masks_are_mixed_in_and_free_form_ones_stay_as_they_were():
+    """The draws of free-form masks are those without a bank."""
+    bank = np.packbits(np.eye(16, dtype=np.uint8)[None] == 0, axis=-1)
+    settings = steps.Settings(hole_range=(0.05, 0.6), brush_width=(1, 4), bank_share=0.5)
+    images = np.zeros((8, 4, 16, 16, 3), np.uint8)
+    draw = lambda *bank: np.asarray(jax.pmap(
+        lambda images, *bank: steps.prepare_batch(
+            settings, jnp.int32(3), images, *bank)['mask'], steps.AXIS)(
+                images, *bank)).reshape(32, 16, 16)
+    free, mixed = draw(), draw(np.stack([bank] * 8))
+    same = (free == mixed).all((1, 2))
+    from_bank = (mixed == 0).sum((1, 2)) == 16
+    assert (same | from_bank).all() and 6 < same.sum() < 26
