@@ -527,9 +527,9 @@ def test_more_than_one_percent_unreadable_stops(tmp_path, warnings):
         list(batches_lib.eval_batches(source, resolution=8, batch_size=40))
 
 
-def test_one_of_ten_unreadable_stops(tmp_path, warnings):
-    source = _many(tmp_path, 10, broken=[3])
-    with pytest.raises(ValueError, match=r'1 of 10 images(.|\n)*003\.png'):
+def test_two_of_ten_unreadable_stop(tmp_path, warnings):
+    source = _many(tmp_path, 10, broken=[3, 4])
+    with pytest.raises(ValueError, match=r'2 of 10 images(.|\n)*003\.png'):
         list(batches_lib.eval_batches(source, resolution=8, batch_size=4))
 
 

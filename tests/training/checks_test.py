@@ -83,6 +83,10 @@ def test_all_complaints_come_together():
 def test_fields_that_do_not_go_together(name, value, message):
     with pytest.raises(ValueError, match=message):
         checks.check(with_field(name, value))
+    config = with_field('loss.adversarial_weight', 0.0)
+    config.train.d_only_kimg = 0.004
+    with pytest.raises(ValueError, match='no discriminator to train'):
+        checks.check(config)
     config = with_field('loss.distillation_min_resolution', 32)
     checks.check(config)
     config.loss.distillation_weight = 1.0
