@@ -174,9 +174,7 @@ def _interpreter(path, threads=None):
     with quiet.stderr_unless_it_fails(), warnings.catch_warnings():
         # Its successor is a package of its own that not every Python has.
         warnings.simplefilter('ignore', UserWarning)
-        interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=threads)
-        interpreter.allocate_tensors()
-    return interpreter
+        return tf.lite.Interpreter(model_path=str(path), num_threads=threads)
 
 
 def load_generator(path, threads=None):
@@ -193,6 +191,8 @@ def load_generator(path, threads=None):
       ValueError: not a LiteRT file.
     """
     interpreter = _interpreter(path, threads)
+    with quiet.stderr_unless_it_fails():
+        interpreter.allocate_tensors()
     source, = interpreter.get_input_details()
     target, = interpreter.get_output_details()
 
@@ -209,7 +209,7 @@ def load_generator(path, threads=None):
 
 def operators(path):
     """{operator: how often} in a LiteRT file."""
-    interpreter = tf.lite.Interpreter(model_path=str(path))
+    interpreter = _interpreter(path)
     counts = {}
     # No public interface lists the operators.
     for details in interpreter._get_ops_details():
