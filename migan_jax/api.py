@@ -29,6 +29,7 @@ from migan_jax import inpaint
 from migan_jax.model import build
 from migan_jax import storage
 from migan_jax.weights import bundles
+from migan_jax.weights import demo
 from migan_jax.weights import hub
 from migan_jax.weights import importing
 from migan_jax.weights import named
@@ -82,6 +83,7 @@ def load(path, step='best'):
       path: one of
         a training workdir, whose average is taken;
         a folder written by tools/from_torch.py or by `Model.save`;
+        'demo', a small model that comes with the clone (models/demo);
         the name of published weights, such as 'places2-512' (tools/fetch.py --list
         shows them all): fetched the first time, then kept in the cache folder;
         'hf://owner/name' or 'hf://owner/name@revision': a folder of `Model.save` on a
@@ -102,7 +104,7 @@ def load(path, step='best'):
     """
     path = os.fspath(path)
     if storage.is_bucket(path) or os.path.isdir(path) or not os.path.exists(path) and (
-            named.is_name(path) or hub.is_address(path)):
+            path == demo.NAME or named.is_name(path) or hub.is_address(path)):
         with _quiet_orbax():
             *deployed, step = checkpoint_lib.load_deployed_step(path, step)
         return Model(*deployed, path, step)
@@ -110,7 +112,8 @@ def load(path, step='best'):
         raise ValueError(
             f'{path}: no such file or folder; expected a training workdir, a folder '
             'written by tools/from_torch.py, a file of published weights, '
-            f'hf://owner/name or one of the names {", ".join(table.MODELS)}.')
+            f'hf://owner/name or one of the names {demo.NAME}, '
+            f'{", ".join(table.MODELS)}.')
     if path.endswith('.tflite'):
         raise ValueError(
             f'{path} is an exported graph, to be run by its own runtime; load the '

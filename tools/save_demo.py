@@ -1,0 +1,94 @@
+"""Writes models/demo, the model that comes with a clone, from its training.
+
+    python tools/save_demo.py --checkpoint=/var/tmp/migan_demo/run \
+        --evaluation=demo_bsds.json --out=models/demo
+
+Half precision, the best checkpoint so far, and a card with the photographs' authors and
+licences.  --evaluation may be given again: reports of tools/evaluate.py, whose mean
+figures go onto the card as NAME/RANGE/FIGURE.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+import demo_photos
+from migan_jax import checkpoint as checkpoint_lib
+from migan_jax import cli
+from migan_jax.weights import bundles
+
+# What the card says at the end, before the photographs.
+_REMARKS = """\
+## How it was made
+
+By `tools/train_demo.sh` on a CPU: {kimg:.1f} thousand crops of {photos} photographs,
+configs/demo.py. The loss is L1 inside holes; there is no discriminator and no teacher,
+so what it paints is soft where a picture has texture. Holes start from a pyramid of the
+known colours' means (`model.fill`), which is inside the exported graphs; the published
+PyTorch class has no such thing and can not run these weights.
+
+## Photographs
+
+Those held out were not trained on. Besides, of each of these the left 70 %: from
+scikit-image astronaut (NASA, public domain), chelsea (Stefan van der Walt, CC0-1.0),
+coffee (Rachel Michetti, CC0-1.0) and rocket (SpaceX, public domain), from scikit-learn
+(danielbuechele, CC-BY-2.0) and flower (danielbuechele, by way of vultilion's pages,
+CC-BY-2.0).
+
+{table}
+"""
+
+
+def save(checkpoint: str, evaluations: list[str], out: str) -> pathlib.Path:
+    """Writes the folder.
+
+    Args:
+      checkpoint: workdir.
+      evaluations: paths of reports.
+      out: folder, replaced if it is one of these.
+
+    Raises:
+      ValueError: no checkpoint there, or something else in `out`.
+    """
+    _, manager, step = checkpoint_lib.open_checkpoint(checkpoint)
+    manager.close()
+    config, _, variables = checkpoint_lib.load_deployed(checkpoint)
+    metrics = {}
+    for path in evaluations:
+        metrics |= figures_of(json.loads(pathlib.Path(path).read_text()))
+    photos = sum(not photo.test for photo in demo_photos.PHOTOS) + demo_photos.EMBEDDED
+    card = bundles.Card(
+        name='demo', data=f'{photos} photographs with free licences, listed below',
+        licence='MIT', step=step, metrics=metrics,
+        remarks=_REMARKS.format(
+            kimg=step * config.train.batch_size / 1000, photos=photos,
+            table=demo_photos.table()))
+    return bundles.save_bundle(out, config, variables, card, half=True, overwrite=True)
+
+
+def figures_of(report: dict) -> dict[str, float]:
+    """{name/range/figure: mean} of a report of tools/evaluate.py."""
+    name = report['name']
+    return {f'{name} {row["hole_range"]} {figure}': row[figure]
+            for row in report['rows'] for figure in ('hole_psnr', 'ssim')}
+
+
+def define_flags():
+    flags.DEFINE_string('checkpoint', None, 'Workdir of tools/train_demo.sh.',
+                        required=True)
+    flags.DEFINE_multi_string('evaluation', [], 'Report of tools/evaluate.py.')
+    flags.DEFINE_string('out', 'models/demo', 'Folder, replaced.')
+
+
+def main(argv):
+    del argv
+    args = flags.FLAGS
+    cli.quiet_logs()
+    print(save(args.checkpoint, args.evaluation, args.out))
+
+
+if __name__ == '__main__':
+    # Not at import: other tools and tests may define flags of the same names.
+    define_flags()
+    cli.run(main)
