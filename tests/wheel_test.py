@@ -29,7 +29,7 @@ def installed(tmp_path_factory):
     # A copy: building writes beside the sources.
     source = folder / 'source'
     source.mkdir()
-    for name in ('migan_jax', 'configs', 'tools'):
+    for name in ('migan_jax', 'configs', 'tools', 'models'):
         shutil.copytree(ROOT / name, source / name, symlinks=True,
                         ignore=shutil.ignore_patterns('__pycache__'))
     for name in ('setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE'):
@@ -66,6 +66,8 @@ def test_it_has_the_package_its_configs_and_its_tools(installed):
     assert {'migan_jax/configs/places256.py', 'migan_jax/tools/inpaint.py',
             'migan_jax/model/generator.py', 'migan_jax/main.py'} <= files
     assert {name.split('/')[0] for name in files} == {'migan_jax'}
+    weights = 'models/demo/model.safetensors'
+    assert (site / 'migan_jax' / weights).read_bytes() == (ROOT / weights).read_bytes()
     entry, = site.glob('*.dist-info/entry_points.txt')
     assert 'migan = migan_jax.__main__:main' in entry.read_text()
 

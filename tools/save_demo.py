@@ -51,9 +51,7 @@ def save(checkpoint: str, evaluations: list[str], out: str) -> pathlib.Path:
     Raises:
       ValueError: no checkpoint there, or something else in `out`.
     """
-    _, manager, step = checkpoint_lib.open_checkpoint(checkpoint)
-    manager.close()
-    config, _, variables = checkpoint_lib.load_deployed(checkpoint)
+    config, _, variables, step = checkpoint_lib.load_deployed_step(checkpoint)
     metrics = {}
     for path in evaluations:
         metrics |= figures_of(json.loads(pathlib.Path(path).read_text()))
