@@ -509,7 +509,10 @@ def template(tmp_path_factory, shims):
     sandbox.bash('''
         python -m migan_jax.main --config configs/quickstart.py --workdir runs/quickstart
         python tools/to_torch.py --checkpoint=runs/quickstart --out=export
-        cp export/migan.pt migan_256_places2.pt
+        python -m migan_jax.main --config configs/quickstart_adversarial.py \\
+            --workdir runs/published
+        python tools/to_torch.py --checkpoint=runs/published --formats=pt --out=published
+        mv published/migan.pt migan_256_places2.pt
         cp export/migan.onnx .
         python -m migan_jax.main --config configs/comodgan_quickstart.py \\
             --workdir runs/comodgan_quickstart

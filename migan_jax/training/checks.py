@@ -193,10 +193,6 @@ def _together(config):
             f'train.d_only_kimg is {config.train.d_only_kimg}, but '
             'loss.adversarial_weight is 0, so there is no discriminator to train: set '
             'one of the two.')
-    if config.train.d_only_kimg and not loss.adversarial_weight:
-        lines.append(
-            f'train.d_only_kimg is {config.train.d_only_kimg}, but without '
-            'loss.adversarial_weight there is no discriminator to train; expected 0.')
     if model.ch_base < model.resolution:
         lines.append(
             f'model.ch_base is {model.ch_base}: ch_base / resolution channels are less '
