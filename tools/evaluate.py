@@ -11,15 +11,12 @@ from the original. With several --hole_ranges, such as "0,.2;.2,.4", the folders
 
 PSNR, SSIM and L1 need nothing else. FID, P-IDS, U-IDS and LPIPS need weight files in
 --weights (default: $MIGAN_JAX_CACHE or ~/.cache/migan_jax); where one is absent, the
-metric is left out, and the tool says which file to put where, or --fetch downloads it
-(before the work starts). --protocol=paper feeds
-unrounded floats to Inception through a half-pixel bilinear resize, as the paper's
-figures do; --protocol=stylegan truncates to 8 bits and resizes as TensorFlow 1 did.
+metric is left out, and the tool says which file to put where; --fetch downloads it.
+--protocol=paper is the paper's, --protocol=stylegan truncates to 8 bits first.
 
 Writes OUT.json (everything), OUT.md (the tables that it prints), OUT.png (samples:
-input, mask, raw output, composite, original) and OUT.parts, figures and features that
-are taken from there when the same is measured again, also after an interruption.
-OUT, --save_masks or --save_predictions among the images, masks or predictions needs --overwrite.
+input, mask, raw output, composite, original) and OUT.parts, from where it goes on.
+Results among the images, masks or predictions need --overwrite.
 """
 
 import contextlib

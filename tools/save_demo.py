@@ -1,7 +1,6 @@
 """Writes models/demo, the model that comes with a clone, from its training.
 
-    python tools/save_demo.py --checkpoint=/var/tmp/migan_demo/run \
-        --evaluation=demo_bsds.json --out=models/demo
+    python tools/save_demo.py --checkpoint=runs/demo --evaluation=bsds.json --out=models/demo
 
 Half precision, the best checkpoint so far, and a card with the photographs' authors and
 licences.  --evaluation may be given again: reports of tools/evaluate.py, whose mean

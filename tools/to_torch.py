@@ -19,24 +19,14 @@ These are written without --formats. Each of the others needs an extra, see setu
 
 --formats=all writes everything that is installed.
 
-The checkpoint is a training workdir (its best, else its latest; the average) or what
-tools/from_torch.py wrote. The network's input is [mask - 0.5, image * mask], mask
-first, 1 = known and 0 = hole, RGB in [-1, 1]; its output is neither clipped nor
-composited.
-
-Of a Co-Mod-GAN the first three are written: comodgan.pt, comodgan_traced.pt and
-comodgan.onnx. Their second input is the latent `z`, f32[N, z_dim], normal.
-
-In the ONNX files a clamp of the network, at +-256, is left out where no activation
-reached a quarter of it, on random and extreme pictures and on --images, or where none
-can; --keep_clamps keeps the former.
-
---half stores weights as float16, input and output stay float32.
+The network's input is [mask - 0.5, image * mask], mask first, 1 = known, 0 = hole, RGB in
+[-1, 1]; its output is neither clipped nor composited. Of a Co-Mod-GAN the first three are
+written, with the latent `z`, f32[N, z_dim], as second input. ONNX files leave out a clamp at
++-256 where no activation reached a quarter of it; --keep_clamps keeps it.
 
 Each file is run again and compared with JAX on random pictures and on --images with
---masks. A file outside the tolerance is not kept. What was measured is printed and
-written to report.json. The exit code is 1 if any format failed; the others are written.
-Without --formats, one that can't hold the model is skipped, which is said.
+--masks; one outside the tolerance is not kept, and the exit code is 1. Without --formats,
+one that can't hold the model is skipped, which is said.
 """
 
 import json

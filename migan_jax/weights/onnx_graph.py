@@ -116,8 +116,26 @@ class Graph:
                 continue
             found.add(name)
             if (node := self._producers.get(name)) is not None:
-                waiting += _inputs_of(node)
+                waiting += self._sliced_operand(node) or _inputs_of(node)
         return found
+
+    def _sliced_operand(self, node):
+        """[operand] of which a Slice of channels takes what was put together, else []."""
+        joined = self._producers.get(node.input[0]) if node.op_type == 'Slice' else None
+        if joined is None or joined.op_type != 'Concat' or len(node.input) < 4:
+            return []
+        start, end, axis = (self.scalar(name) for name in node.input[1:4])
+        shapes = [self.inputs.get(name) for name in joined.input]
+        if axis != 1 or attributes(joined).get('axis') != 1 or not all(
+                shape is not None and len(shape) > 1 and isinstance(shape[1], int)
+                for shape in shapes) or start is None or end is None:
+            return []
+        first = 0
+        for name, shape in zip(joined.input, shapes):
+            if first <= start < end <= first + shape[1]:
+                return [name]
+            first += shape[1]
+        return []
 
     def consumers(self, names):
         """Kinds of the nodes that read some of these values, also through folding."""

@@ -422,7 +422,7 @@ def command(folder, *arguments):
 def test_command_line(folders):
     done = command(folders, '--checkpoint=weights', '--mode=resize', '--noinvert_mask')
     assert done.returncode == 0, done.stderr
-    assert done.stdout == 'wrote 1 pictures to out\n'
+    assert done.stdout == 'wrote 1 picture to out\n'
     want = np.where(holed(20, 30)[..., None] == 255, picture(20, 30), 128)
     np.testing.assert_array_equal(read(folders / 'out' / 'a.png'), want)
 
