@@ -444,6 +444,8 @@ def place_tools(folder):
     for path in (ROOT / 'configs').glob('[!_]*.py'):
         (folder / 'configs' / path.name).write_text(_CONFIG.format(
             name=path.stem, path=str(path), shrunk=_SHRUNK))
+    (folder / 'docs').mkdir()
+    (folder / 'docs/images').symlink_to(ROOT / 'docs/images')
     (folder / 'tools').mkdir()
     for path in (ROOT / 'tools').glob('*.*'):
         if f'tools/{path.name}' not in STUBS:
