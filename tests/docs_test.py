@@ -69,7 +69,7 @@ _SHRUNK = {
     'model': dict(
         resolution=16, ch_base=64, ch_max=8, branches=9, dtype='float32',
         # As published weights have it: their layout is used below.
-        noise_at_4x4=False),
+        noise_at_4x4=False, fill=False),
     'model.comodgan': dict(z_dim=8, w_dim=8, mapping_layers=2, global_dim=16),
     'teacher': dict(dtype='float32'),
     'mask': dict(hole_range=(0.05, 0.6), brush_width=(1, 4)),
@@ -77,10 +77,10 @@ _SHRUNK = {
     'eval': dict(batch_size=4, limit=4),
     'log': dict(every_kimg=0.004),
     # Alike in all runs, so that what one has compiled serves the others.
-    'optim': dict(g_lr=0.001, g_lazy_interval=4),
+    'optim': dict(g_lr=0.001, g_lazy_interval=4, g_b1=0.0, decay_kimg=0.0),
     'ema': dict(kimg=20.0, rampup=0.0),
     'loss': dict(r1_interval=1000, distillation_min_resolution=8,
-                 reconstruction_weight=0.0),
+                 reconstruction_weight=0.0, adversarial_weight=1.0),
 }
 _CONFIG = '''
 import importlib.util
@@ -444,6 +444,8 @@ def place_tools(folder):
     for path in (ROOT / 'configs').glob('[!_]*.py'):
         (folder / 'configs' / path.name).write_text(_CONFIG.format(
             name=path.stem, path=str(path), shrunk=_SHRUNK))
+    (folder / 'docs').mkdir()
+    (folder / 'docs/images').symlink_to(ROOT / 'docs/images')
     (folder / 'tools').mkdir()
     for path in (ROOT / 'tools').glob('*.*'):
         if f'tools/{path.name}' not in STUBS:

@@ -2,6 +2,9 @@
 
     python tools/serve_web.py --fetch --model=export/migan_pipeline.onnx
 
+Without --model and --fetch it serves `demo`, the model that comes with the clone, which
+--model takes as a name, too: its graph is written into the cache folder.
+
 Instead of a file --model takes the name of published weights that the authors have as
 such a graph (places2-512), which is fetched once. The page's own menu offers that, too:
 on a click the browser fetches it from the authors' address, compares its hash and keeps
@@ -39,6 +42,9 @@ import urllib.parse
 from absl import flags
 
 from migan_jax import cli
+from migan_jax import storage
+from migan_jax.weights import bundles
+from migan_jax.weights import demo
 from migan_jax.weights import fetching
 from migan_jax.weights import table
 
@@ -47,6 +53,9 @@ WEB = pathlib.Path(__file__).resolve().parents[1] / 'web'
 # The page's own files; '' is the address without a name.
 PAGE = {'': 'index.html', **{
     name: name for name in ('index.html', 'style.css', 'app.js', 'sw.js', 'icon.svg')}}
+
+# The clone's own model, in the cache folder.
+DEMO_GRAPH = 'demo_pipeline.onnx'
 
 RUNTIME = 'onnxruntime-web'
 RUNTIME_VERSION = '1.30.0'
@@ -206,7 +215,11 @@ def model_path(text):
         ServeError: published weights of which there is no graph.
         fetching.FetchError: it is not here and can't be fetched.
     """
-    if text not in table.MODELS or os.path.exists(text):
+    if os.path.exists(text):
+        return text
+    if text == demo.NAME:
+        return demo_graph()
+    if text not in table.MODELS:
         return text
     for file in table.MODELS[text].files:
         if is_pipeline(file):
@@ -215,6 +228,19 @@ def model_path(text):
         f'--model={text}: the authors have no graph of it that the page could run; '
         f'make one: python tools/to_torch.py --checkpoint={text} --out=export '
         '--formats=onnx_pipeline')
+
+
+def demo_graph():
+    """Path of the pipeline graph of models/demo, written anew."""
+    # Only whoever asks for it waits for its packages.
+    from migan_jax.export import onnx_pipeline
+
+    bundle = bundles.load_bundle(demo.folder())
+    graph = onnx_pipeline.build_pipeline(bundle.config, bundle.variables)
+    path = pathlib.Path(fetching.cache_folder(), DEMO_GRAPH)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage.write_atomically(path, graph.SerializeToString())
+    return str(path)
 
 
 def security_policy(published):
@@ -492,16 +518,13 @@ def main(argv):
     args = flags.FLAGS
     # `--fetch` alone reads as true.
     fetch = None if args.fetch == 'false' else args.fetch
-    if not fetch and not args.model:
-        raise ServeError(
-            'nothing to do: pass --model=FILE.onnx, --fetch or both')
     if fetch == 'true':
         fetch_runtime()
     elif fetch:
         unpack_runtime(fetch)
-    if not args.model:
+    if fetch and not args.model:
         return
-    site = Site([model_path(each) for each in args.model],
+    site = Site([model_path(each) for each in args.model or [demo.NAME]],
                 published=published_models() if args.published else ())
     server = Server(site, args.host, args.port, args.certificate)
     if runtime_missing():
@@ -517,7 +540,7 @@ def main(argv):
 
 def define_flags():
     flags.DEFINE_list('model', None, 'ONNX files from tools/to_torch.py, or '
-                      'places2-512; the first is what the page opens with.')
+                      'demo or places2-512; the first is what the page opens with.')
     flags.DEFINE_bool('published', True, 'Offer the published model in the menu.')
     flags.DEFINE_string('host', '127.0.0.1', 'Address to listen on; 0.0.0.0 for all.')
     flags.DEFINE_integer('port', 8000, 'Port; 0 for any.')

@@ -18,6 +18,8 @@ import tarfile
 import threading
 import types
 
+import numpy as np
+import onnxruntime
 import pytest
 
 import loopback
@@ -390,3 +392,17 @@ def test_a_name_is_served_as_the_published_graph(tmp_path, monkeypatch):
     with pytest.raises(serve_web.ServeError, match='--checkpoint=ffhq-256'):
         serve_web.model_path('ffhq-256')
     assert serve_web.model_path('mine.onnx') == 'mine.onnx'
+
+
+def test_the_clones_own_model_is_served_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv('MIGAN_JAX_CACHE', str(tmp_path))
+    path = serve_web.model_path('demo')
+    assert pathlib.Path(path).parent == tmp_path
+    session = onnxruntime.InferenceSession(path)
+    image = np.full((1, 3, 40, 50), 90, np.uint8)
+    mask = np.full((1, 1, 40, 50), 255, np.uint8)
+    mask[..., 10:20, 10:30] = 0
+    painted, = session.run(None, {'image': image, 'mask': mask})
+    # One colour goes on in one colour.
+    assert painted.shape == image.shape and abs(painted.astype(int) - 90).max() < 24
+    assert serve_web.model_path(path) == path
