@@ -429,7 +429,8 @@ def test_figures_of_the_whole_set_and_the_tables(tmp_path, monkeypatch):
         np.testing.assert_allclose(summary['u_ids'], want_ids.u_ids, atol=0.06)
         assert report_of(out)['weight_files'] == {'weights.pth': 'abc'}
     text = (tmp_path / 'paper.md').read_text()
-    row = f'| ours (this run) | - | - | - | - | {summary["psnr"]:.3f} |'
+    row = (f'| ours (this run, other images, {R} x {R}) | - | - | - | - | '
+           f'{summary["psnr"]:.3f} |')
     assert row in text
     assert '| MI-GAN (published) | 16.118 | 0.597 | 0.091 | 0.234 | 16.315 |' in text
 
