@@ -51,14 +51,16 @@ def test_one_process_agrees_with_itself():
 
 # Each was a run that trained on silently wrong, hung or died without a sentence.
 @pytest.mark.parametrize('flag, named', [
-    ('--config.optim.g_lr=0.002', r'config.optim.g_lr is 0.001 on .* and 0.002 on '),
-    ('--config.checkpoint.every_kimg=0.016', 'config.checkpoint.every_kimg is '),
-    ('--config.model.ch_max=16', 'config.model.ch_max is 8 on '),
-    ('--workdir=elsewhere', 'workdir is ')][:1])
+    ('--config.optim.g_lr=0.002', 'config.optim.g_lr is '),
+    pytest.param('--config.checkpoint.every_kimg=0.016',
+                 'config.checkpoint.every_kimg is ', marks=pytest.mark.slow),
+    pytest.param('--config.model.ch_max=16', 'config.model.ch_max is ',
+                 marks=pytest.mark.slow),
+    pytest.param('--workdir=elsewhere', 'workdir is ', marks=pytest.mark.slow)])
 def test_processes_with_other_flags_end_before_they_compile(tmp_path, flag, named):
     runs = start_group(2, tmp_path / 'run', 3, flags_of_last=(flag,))
     texts = [run.wait(1) for run in runs]
     for text in texts:
         assert 'were not started alike, nothing was trained' in text
     assert not (tmp_path / 'run' / 'checkpoints').exists()
-    assert named.split(' is ')[0] in texts[0]
+    assert named in texts[0]
