@@ -38,6 +38,8 @@ _SETTING_FIELDS = {
 
 # A written config has some 4,000.
 _CONFIG_BYTES = 2**20
+# A written config has three levels. How many Python can take differs by its version.
+_CONFIG_DEPTH = 20
 
 
 class CheckpointError(ValueError):
@@ -63,6 +65,15 @@ def save_config(config, directory):
     storage.write_atomically(_config_path(directory), (text + '\n').encode())
 
 
+def _is_deeper(value, depth):
+    """Whether lists and dicts are nested more than `depth` times."""
+    level = [value]
+    for _ in range(depth):
+        level = [inner for outer in level if isinstance(outer, (dict, list))
+                 for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    return any(isinstance(value, (dict, list)) for value in level)
+
+
 def load_config(directory):
     """The ConfigDict saved in a checkpoint directory.
 
@@ -83,6 +94,8 @@ def load_config(directory):
                               f'{_CONFIG_BYTES:,}: it is not one that migan_jax wrote.')
     try:
         value = json.loads(path.read_text())
+        if _is_deeper(value, _CONFIG_DEPTH):
+            raise RecursionError
         if isinstance(value, dict):
             config = ml_collections.ConfigDict(value)
             if isinstance(config.get('model'), ml_collections.ConfigDict):

@@ -40,7 +40,7 @@ def _whole(least, most=math.inf):
 
 def _one_of(*values):
     # A bool is no number here, though Python counts it among them.
-    return Rule('one of ' + ', '.join(map(str, values)), lambda value: any(
+    return Rule('one of ' + ', '.join(str(v) or "''" for v in values), lambda value: any(
         type(value) is type(v) and value == v for v in values))
 
 

@@ -230,11 +230,11 @@ def test_left_out_networks_are_not_carried_along(complete):
 
 
 @pytest.mark.parametrize('metric, mode, words', [
-    ('hole_pnsr', 'max', ["is 'hole_pnsr'", 'hole_l1, hole_psnr,', 'ssim.']),
+    ('hole_pnsr', 'max', ["is 'hole_pnsr'", "one of '', hole_psnr, mean_fill", 'ssim,']),
     ('fid', 'min', ["is 'fid'", 'ssim. FID and LPIPS left out', 'prepare_metrics']),
     ('lpips', 'min', ["is 'lpips'", 'config.eval.networks is empty']),
     ('hole_l1', 'max', ["eval.best_mode is 'max'; expected 'min'"]),
-    ('ssim', 'highest', ["eval.best_mode is 'highest'; expected 'max'"]),
+    ('ssim', 'highest', ["eval.best_mode is 'highest'; expected one of max, min."]),
 ])
 def test_best_metric_that_will_not_be_there_is_refused(tmp_path, metric, mode, words):
     config = tiny_config(1)
