@@ -98,7 +98,7 @@ def test_damaged_or_unknown_settings_are_refused(tmp_path):
         Rollbacks(str(tmp_path))
     config = tiny_config(1)
     config.train.on_divergence = 'ignore'
-    with pytest.raises(ValueError, match="'ignore'; expected stop or rollback"):
+    with pytest.raises(ValueError, match="'ignore'; expected one of stop, rollback"):
         loop.train(config, str(tmp_path / 'run'))
 
 
