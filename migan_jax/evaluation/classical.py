@@ -8,12 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from migan_jax import extras
+
 # Pixels around each point that they look at; OpenCV's own examples have 3, too.
 RADIUS = 3
-
-
-class MissingOpenCV(ImportError):
-    """OpenCV is not installed; the message names the extra that brings it."""
 
 
 def telea(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -29,7 +27,7 @@ def telea(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     Raises:
       ValueError: other shapes or dtypes.
-      MissingOpenCV: OpenCV is not installed.
+      MissingExtra: OpenCV is not installed.
     """
     return _inpaint(image, mask, 'INPAINT_TELEA')
 
@@ -48,12 +46,8 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def _inpaint(image, mask, flag):
-    try:
+    with extras.needs('classical', 'A classical method'):
         import cv2
-    except ImportError as error:
-        raise MissingOpenCV(
-            'the classical methods need OpenCV: pip install "migan_jax[classical]"'
-        ) from error
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f'image is {image.dtype}{list(image.shape)}; expected '
                          'uint8[H, W, 3].')

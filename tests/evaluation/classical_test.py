@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from migan_jax.evaluation import classical
+from migan_jax import extras
 
 
 def _gradient_with_hole():
@@ -54,5 +55,5 @@ def test_refuses_other_shapes_and_dtypes(image, mask, message):
 def test_names_the_extra_without_opencv(monkeypatch):
     monkeypatch.setitem(sys.modules, 'cv2', None)
     image, mask = _gradient_with_hole()
-    with pytest.raises(classical.MissingOpenCV, match=r'migan_jax\[classical\]'):
+    with pytest.raises(extras.MissingExtra, match=r'migan_jax\[classical\]'):
         classical.telea(image, mask)

@@ -40,6 +40,7 @@ def test_a_crashed_run_of_this_host_is_no_obstacle(tmp_path):
     written_by(tmp_path / 'run.json', pid=gone.pid, born='1')
     # Without watching: it would take longer than the test.
     lease_lib.Lease(tmp_path, stale_s=3600).close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_number_that_was_used_again_is_no_obstacle(tmp_path):
