@@ -335,10 +335,9 @@ def test_npm_missing_or_failing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('arguments, said', [
-    ([], '--model='),
     (['--model=missing.onnx'], 'missing.onnx'),
     (['--fetch=missing.tgz'], 'missing.tgz: no such file'),
-    (['--nofetch'], '--model='),
+    (['--nofetch', '--model=folder'], 'folder'),
     (['stray'], 'stray'),
 ])
 def test_errors_are_one_line(arguments, said):
@@ -347,10 +346,11 @@ def test_errors_are_one_line(arguments, said):
     assert re.fullmatch(r'error: .*\n', result.stderr) and said in result.stderr
 
 
-def test_command_line(folder):
+def served(*arguments):
+    """Models that the command offers, by its own address."""
     with subprocess.Popen(
             [sys.executable, '-u', ROOT / 'tools' / 'serve_web.py', '--port=0',
-             f'--model={folder / "my model.onnx"},{folder / "other.onnx"}'],
+             *arguments],
             stdout=subprocess.PIPE, text=True) as process:
         try:
             port = int(re.match(r'http://127\.0\.0\.1:(\d+)/ ',
@@ -359,9 +359,20 @@ def test_command_line(folder):
             connection.request('GET', '/models.json')
             answer = connection.getresponse().read()
             connection.close()
-            assert json.loads(answer) == ['my model.onnx', 'other.onnx']
+            return json.loads(answer)
         finally:
             process.terminate()
+
+
+def test_command_line(folder):
+    assert served(f'--model={folder / "my model.onnx"},{folder / "other.onnx"}') == [
+        'my model.onnx', 'other.onnx']
+
+
+def test_no_model_named_serves_the_clones_own(tmp_path, monkeypatch):
+    monkeypatch.setenv('MIGAN_JAX_CACHE', str(tmp_path))
+    assert served() == served('--nofetch') == [serve_web.DEMO_GRAPH]
+    assert (tmp_path / serve_web.DEMO_GRAPH).exists()
 
 
 def test_the_published_model_is_offered_by_its_address(tmp_path):

@@ -70,7 +70,8 @@ def test_ramp_up_of_the_average_follows_images():
 
 
 def test_another_batch_size_goes_on_at_the_right_image(tmp_path, caplog):
-    caplog.set_level('INFO')
+    # absl's logger has a level of its own, and other tests leave theirs.
+    caplog.set_level('INFO', logger='absl')
     workdir = str(tmp_path)
     loop.train(tiny_config(2), workdir)
     config = tiny_config(2)
