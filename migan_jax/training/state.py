@@ -174,6 +174,8 @@ def warm_start(state, config, directory):
         ignored |= {'branches', 'materialize_branches'}
     if grows:
         ignored.add('resolution')
+    if not build.is_comodgan(config):
+        ignored.add('comodgan')   # a MI-GAN has none of it
     fields = lambda c: {k: v for k, v in c.model.items() if k not in ignored}
     lines = checkpoint_lib.differing_fields(fields(config), fields(source), 'model.')
     if lines:

@@ -1,16 +1,23 @@
 """Deployed checkpoints, and training that starts from one."""
 
+import hashlib
+import io
 import json
 
 import jax
 import numpy as np
 import pytest
+import torch
 
+import loopback
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.model import fuse
 from migan_jax.model.layers import effective_kernel
 from migan_jax.training import loop
 from migan_jax.training import state as state_lib
+from migan_jax.weights import fetching
+from migan_jax.weights import table
+from migan_jax.weights import torch_map
 from published_forms import collapse_branches
 from tiny import BATCH
 from tiny import final_state
@@ -74,6 +81,32 @@ def test_fine_tuning_starts_from_the_given_weights(tmp_path):
     loop.train(config, str(tmp_path / 'run'))
     with pytest.raises(checkpoint_lib.CheckpointError, match='no config.json'):
         loop.train(config, str(tmp_path / 'other'))
+
+
+def test_fine_tuning_starts_from_a_published_name(tmp_path, monkeypatch):
+    config = tiny_config(1)
+    config.model.noise_at_4x4 = False   # as published
+    # One step of the generator alone, at a learning rate of 0.
+    config.loss.adversarial_weight, config.loss.reconstruction_weight = 0.0, 1.0
+    config.optim.g_lr = 0.0
+    source = random_deployed(config)
+    file = io.BytesIO()
+    torch.save({name: torch.from_numpy(array.copy()) for name, array in torch_map.to_torch(
+        source, torch_map.generator_table(16, branches=0, fused=True)).items()}, file)
+    monkeypatch.setenv(fetching.CACHE_VARIABLE, str(tmp_path / 'cache'))
+    name, data = 'places2-256', file.getvalue()
+    with loopback.serving() as site:
+        served = site.file('tiny.pt', data, size=len(data),
+                           digest=f'sha256:{hashlib.sha256(data).hexdigest()}')
+        monkeypatch.setitem(table.MODELS, name, table.MODELS[name]._replace(
+            resolution=16, files=(served,)))
+        config.init_from = name
+        loop.train(config, str(tmp_path / 'run'))
+        assert site.asked == ['/tiny.pt']
+    run, _, tuned = checkpoint_lib.load_deployed(str(tmp_path / 'run'))
+    assert run.init_from == name
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8),
+                 tuned, {**source, 'params': fuse.fuse(source['params'])})
 
 
 def test_fine_tuning_a_training_run_takes_its_discriminator_along(tmp_path):
