@@ -68,6 +68,8 @@ def get_config():
     config.train = train = ml_collections.ConfigDict()
     train.kimg = 50_000.0            # thousands of images
     train.batch_size = 32            # over all devices
+    # Parts in which a device takes its share of a batch: less memory, the same step.
+    train.accumulate = 1
     # So many at the start train the discriminator alone: fine-tuning without one.
     train.d_only_kimg = 0.0
     train.max_nonfinite_steps = 20   # in a row, then training has diverged

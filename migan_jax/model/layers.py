@@ -307,7 +307,12 @@ class Dense(nn.Module):
         return lrelu(x) if self.activate else x
 
 
-def minibatch_std(x, group=4):
+def std_group(count):
+    """How many samples `minibatch_std` compares: the largest divisor of `count` up to 4."""
+    return max(group for group in (1, 2, 3, 4) if count % group == 0)
+
+
+def minibatch_std(x):
     """Appends the standard deviation over groups of samples as one channel.
 
     Samples j, j + N/4, j + 2N/4, j + 3N/4 form a group.  If 4 does not divide N
@@ -321,8 +326,7 @@ def minibatch_std(x, group=4):
       [N, H, W, C + 1] (Table S.5, mbstd).
     """
     n, h, w, c = x.shape
-    while n % group:
-        group -= 1
+    group = std_group(n)
     # Squares of differences: float32, bfloat16 would cancel.
     y = x.astype(at_least_float32(x.dtype)).reshape(group, n // group, h, w, c)
     y = jnp.sqrt(jnp.mean(jnp.square(y - y.mean(0)), 0) + EPS)

@@ -10,6 +10,7 @@ from migan_jax.data import batches
 from migan_jax.data import masks
 from migan_jax.data import sources
 from migan_jax.evaluation import figures
+from migan_jax.model.layers import std_group
 
 
 class Rule(NamedTuple):
@@ -102,6 +103,7 @@ RULES = {
     'mask.brush_width': _PAIR,
     'train.kimg': _POSITIVE,
     'train.batch_size': _whole(1),
+    'train.accumulate': _whole(1),
     'train.d_only_kimg': _FROM_0,
     'train.max_nonfinite_steps': _whole(1),
     'train.on_divergence': _one_of('stop', 'rollback'),
@@ -175,6 +177,19 @@ def _together(config):
             lines.append(f'{name} is {size}; expected a positive multiple of the '
                          f'{devices} {jax.default_backend()} devices.')
     loss, model = config.loss, config.model
+    parts, share = config.train.accumulate, config.train.batch_size // jax.device_count()
+    groups = share // std_group(share) if share else 0
+    if groups and groups % parts:
+        lines.append(
+            f'train.accumulate is {parts}; expected a divisor of {groups}: a device has '
+            f'{share} of the images of a batch, in {groups} groups of {std_group(share)} that '
+            'the discriminator compares and that stay whole (train.batch_size is '
+            f'{config.train.batch_size}).')
+    if parts > 1 and loss.path_length_weight:
+        lines.append(
+            f'train.accumulate is {parts}, but the path-length step takes half a batch '
+            'at once: set loss.path_length_weight to 0, or train.accumulate to 1 and '
+            'lower train.batch_size.')
     if loss.path_length_weight and model.kind != 'comodgan':
         lines.append(
             f'loss.path_length_weight is {loss.path_length_weight}, but MI-GAN has no '

@@ -53,7 +53,7 @@ def settings_of(config):
         path_length_interval=config.loss.path_length_interval,
         hole_range=tuple(config.mask.hole_range),
         brush_width=tuple(config.mask.brush_width),
-        bank_share=config.data.masks_share)
+        bank_share=config.data.masks_share, accumulate=config.train.accumulate)
 
 
 def train(config, workdir, allow_changes=False):

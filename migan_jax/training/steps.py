@@ -9,6 +9,10 @@
 All arguments and results have a leading device axis.  Keys are
 fold_in(fold_in(key(seed), step), device), so none is stored and a resumed run
 draws what an uninterrupted one draws.
+
+With `Settings.accumulate` above 1, G, D and R1 each take their gradient from that many
+parts of a device's batch, one after another, and step once with the mean: the memory
+of a part, the step of the whole batch.
 """
 
 import dataclasses
@@ -21,6 +25,7 @@ from migan_jax.data import mask_bank
 from migan_jax.data import masks
 from migan_jax.devices import AXIS
 from migan_jax.devices import replicate
+from migan_jax.model.layers import std_group
 from migan_jax.model import io as model_io
 from migan_jax.training import losses
 
@@ -52,6 +57,7 @@ class Settings:
         run has gone on with another batch size.
       d_only_steps: iterations at the start without a step of the generator.
       bank_share: of samples whose mask is from a bank, where there is one.
+      accumulate: parts of a device's batch, see `over_parts`.
     """
     seed: int = 0
     batch_size: int = 32
@@ -73,6 +79,7 @@ class Settings:
     images_offset: int = 0
     d_only_steps: int = 0
     bank_share: float = 0.5
+    accumulate: int = 1
 
 
 class Steps(NamedTuple):
@@ -89,6 +96,51 @@ def step_key(seed, step, purpose):
     key = jax.random.fold_in(jax.random.key(seed), step)
     key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
     return jax.random.fold_in(key, purpose)
+
+
+def over_parts(accumulate, function, batch):
+    """Mean of a function over parts of a device's batch, taken one after another.
+
+    A part consists of whole groups of `layers.minibatch_std`: the discriminator compares
+    the same samples as in the whole batch, so that neither its scores nor R1's gradients
+    depend on the number of parts. Noise, latents and dropout are drawn anew in each.
+
+    Args:
+      accumulate: number of parts; with 1 this is the function of the whole batch.
+      function: (batch, fold) -> tree of floating-point means over samples; what it
+        draws has keys fold(key).
+      batch: tree of [B, ...].
+
+    Returns:
+      tree like the function's.
+
+    Raises:
+      ValueError: `accumulate` does not divide B / std_group(B).
+    """
+    if accumulate == 1:
+        return function(batch, lambda key: key)
+    count = len(jax.tree.leaves(batch)[0])
+    group = std_group(count)
+    if count // group % accumulate:
+        raise ValueError(
+            f'accumulate is {accumulate}; expected a divisor of {count // group}, the '
+            f'number of groups of {group} in a batch of {count}.')
+    # Sample j is in group j mod B / group: groups are neighbours in the second axis.
+    parts = jax.tree.map(
+        lambda x: x.reshape(group, accumulate, -1, *x.shape[1:]).swapaxes(0, 1).reshape(
+            accumulate, -1, *x.shape[1:]), batch)
+
+    def mean_of(batch, i):
+        found = function(batch, lambda key: jax.random.fold_in(key, i))
+        return jax.tree.map(lambda x: x / accumulate, found)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, mean_of(*part)), None
+
+    numbers = jnp.arange(accumulate)
+    shapes = jax.eval_shape(mean_of, jax.tree.map(lambda x: x[0], parts), numbers[0])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add, zeros, (parts, numbers))[0]
 
 
 def images_seen(settings, step):
@@ -165,65 +217,76 @@ def g_gradients(models, settings, teacher, state, batch, teacher_params):
       metrics: {name: f32[]}.
       averages: see `paint`.
     """
-    key = step_key(settings.seed, state.step, _G_PAINT)
+    def part(batch, fold):
+        key = fold(step_key(settings.seed, state.step, _G_PAINT))
 
-    def loss_fn(params_g):
-        fake, rgbs, averages = paint(
-            models.generator, params_g, state.variables, batch, settings.noise, key)
-        metrics, loss = {}, jnp.zeros(())
-        if settings.adversarial_weight:
-            logits = models.discriminator.apply(
-                {'params': state.params_d}, model_io.critic_input(fake, batch['mask']))
-            adversarial = losses.generator_loss(logits)
-            metrics = {'g_adversarial': adversarial, 'g_score_fake': jnp.mean(logits)}
-            loss += settings.adversarial_weight * adversarial
-        if teacher is not None:
-            x = model_io.model_input(batch['image'], batch['mask'])
-            teacher_rgbs = teacher(
-                teacher_params, x, step_key(settings.seed, state.step, _TEACHER))
-            metrics['g_distillation'] = losses.distillation_loss(
-                rgbs, teacher_rgbs, batch['mask'], settings.distillation_min_resolution)
-            loss += settings.distillation_weight * metrics['g_distillation']
-        if settings.reconstruction_weight:
-            metrics['g_reconstruction'] = losses.reconstruction_loss(fake, batch['image'])
-            loss += settings.reconstruction_weight * metrics['g_reconstruction']
-        metrics['g_loss'] = loss
-        return loss, (metrics, averages)
+        def loss_fn(params_g):
+            fake, rgbs, averages = paint(models.generator, params_g, state.variables,
+                                         batch, settings.noise, key)
+            metrics, loss = {}, jnp.zeros(())
+            if settings.adversarial_weight:
+                logits = models.discriminator.apply(
+                    {'params': state.params_d},
+                    model_io.critic_input(fake, batch['mask']))
+                adversarial = losses.generator_loss(logits)
+                metrics = {'g_adversarial': adversarial, 'g_score_fake': jnp.mean(logits)}
+                loss += settings.adversarial_weight * adversarial
+            if teacher is not None:
+                x = model_io.model_input(batch['image'], batch['mask'])
+                teacher_rgbs = teacher(
+                    teacher_params, x,
+                    fold(step_key(settings.seed, state.step, _TEACHER)))
+                metrics['g_distillation'] = losses.distillation_loss(
+                    rgbs, teacher_rgbs, batch['mask'],
+                    settings.distillation_min_resolution)
+                loss += settings.distillation_weight * metrics['g_distillation']
+            if settings.reconstruction_weight:
+                metrics['g_reconstruction'] = losses.reconstruction_loss(
+                    fake, batch['image'])
+                loss += settings.reconstruction_weight * metrics['g_reconstruction']
+            metrics['g_loss'] = loss
+            return loss, (metrics, averages)
 
-    gradients, (metrics, averages) = jax.grad(loss_fn, has_aux=True)(state.params_g)
-    return jax.lax.pmean((gradients, metrics, averages), AXIS)
+        gradients, (metrics, averages) = jax.grad(loss_fn, has_aux=True)(state.params_g)
+        return gradients, metrics, averages
+
+    return jax.lax.pmean(over_parts(settings.accumulate, part, batch), AXIS)
 
 
 def d_gradients(models, settings, state, batch):
     """Discriminator loss on a fake drawn anew and its gradient, averaged."""
-    key = step_key(settings.seed, state.step, _D_PAINT)
-    fake, _, _ = paint(models.generator, state.params_g, state.variables, batch,
-                       settings.noise, key)
+    def part(batch, fold):
+        key = fold(step_key(settings.seed, state.step, _D_PAINT))
+        fake, _, _ = paint(models.generator, state.params_g, state.variables, batch,
+                           settings.noise, key)
 
-    def loss_fn(params_d):
-        critic = lambda image: models.discriminator.apply(
-            {'params': params_d}, model_io.critic_input(image, batch['mask']))
-        real_logits, fake_logits = critic(batch['image']), critic(fake)
-        loss = losses.discriminator_loss(real_logits, fake_logits)
-        return loss, {'d_loss': loss, 'd_score_real': jnp.mean(real_logits),
-                      'd_score_fake': jnp.mean(fake_logits)}
+        def loss_fn(params_d):
+            critic = lambda image: models.discriminator.apply(
+                {'params': params_d}, model_io.critic_input(image, batch['mask']))
+            real_logits, fake_logits = critic(batch['image']), critic(fake)
+            loss = losses.discriminator_loss(real_logits, fake_logits)
+            return loss, {'d_loss': loss, 'd_score_real': jnp.mean(real_logits),
+                          'd_score_fake': jnp.mean(fake_logits)}
 
-    gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params_d)
-    return jax.lax.pmean((gradients, metrics), AXIS)
+        return jax.grad(loss_fn, has_aux=True)(state.params_d)
+
+    return jax.lax.pmean(over_parts(settings.accumulate, part, batch), AXIS)
 
 
 def r1_gradients(models, settings, state, batch):
     """R1 on real images, gamma/2 times the interval, and its gradient, averaged."""
-    x = model_io.critic_input(batch['image'], batch['mask'])
+    def part(batch, _):
+        x = model_io.critic_input(batch['image'], batch['mask'])
 
-    def loss_fn(params_d):
-        critic = lambda x: models.discriminator.apply({'params': params_d}, x)
-        penalty = jnp.mean(losses.r1_penalty(critic, x))
-        return penalty * (settings.r1_gamma / 2 * settings.r1_interval), {
-            'r1_penalty': penalty}
+        def loss_fn(params_d):
+            critic = lambda x: models.discriminator.apply({'params': params_d}, x)
+            penalty = jnp.mean(losses.r1_penalty(critic, x))
+            return penalty * (settings.r1_gamma / 2 * settings.r1_interval), {
+                'r1_penalty': penalty}
 
-    gradients, metrics = jax.grad(loss_fn, has_aux=True)(state.params_d)
-    return jax.lax.pmean((gradients, metrics), AXIS)
+        return jax.grad(loss_fn, has_aux=True)(state.params_d)
+
+    return jax.lax.pmean(over_parts(settings.accumulate, part, batch), AXIS)
 
 
 # Share of the old mean that a path-length step keeps.

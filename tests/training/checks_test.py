@@ -77,6 +77,7 @@ def test_all_complaints_come_together():
 
 @pytest.mark.parametrize('name, value, message', [
     ('train.batch_size', 12, 'multiple of the 8'),
+    ('train.accumulate', 2, 'expected a divisor of 1: a device has 1 of the'),
     ('loss.path_length_weight', 2.0, 'no latent'),
     ('model.ch_base', 8, 'less than one'),
 ])
@@ -86,6 +87,12 @@ def test_fields_that_do_not_go_together(name, value, message):
     config = with_field('loss.adversarial_weight', 0.0)
     config.train.d_only_kimg = 0.004
     with pytest.raises(ValueError, match='no discriminator to train'):
+        checks.check(config)
+    config = with_field('train.batch_size', 8 * 24)
+    config.train.accumulate = 3
+    checks.check(config)
+    config.train.accumulate = 4
+    with pytest.raises(ValueError, match='24 of the images of a batch, in 6 groups of 4'):
         checks.check(config)
     config = with_field('loss.distillation_min_resolution', 32)
     checks.check(config)

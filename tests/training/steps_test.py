@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from migan_jax.weights import torch_map
 from migan_jax.model.discriminator import Discriminator
 from migan_jax.model.generator import Generator
 from migan_jax.model.layers import ConvSpec
+from migan_jax.model.layers import minibatch_std
 from migan_jax.training import optimizers
 from migan_jax.training import state as state_lib
 from migan_jax.training import steps
@@ -192,6 +194,87 @@ def test_eight_devices_take_the_step_of_one():
     for (path, one), eight in zip(flat, jax.tree.leaves(results[8]), strict=True):
         error = golden.relative_error(eight, one)
         assert error < 1e-5, (jax.tree_util.keystr(path), error)
+
+
+class _Painter(nn.Module):
+    """The least that takes a generator's place."""
+
+    latents = staticmethod(lambda keys: jnp.zeros((len(keys), 1)))
+
+    @nn.compact
+    def __call__(self, x, mode, z):
+        image = nn.Dense(3)(nn.tanh(nn.Dense(4)(x)))
+        return image, {x.shape[1]: image}
+
+
+class _Critic(nn.Module):
+    """The least that takes a discriminator's place; compares the samples of a group."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = minibatch_std(nn.tanh(nn.Dense(4)(x)))
+        return nn.Dense(1)(nn.tanh(nn.Dense(4)(x)).mean((1, 2)))
+
+
+def _small_state(side):
+    x = jnp.zeros((4, side, side, 4))
+    params_g = _Painter().init(jax.random.key(0), x, 'none', None)['params']
+    params_d = _Critic().init(jax.random.key(1), x)['params']
+    return (state_lib.Models(_Painter(), _Critic(), None, None),
+            state_lib.TrainState(
+                step=jnp.zeros((), jnp.int32), params_g=params_g, params_d=params_d,
+                ema=params_g, variables={}, opt_g=(), opt_d=(), path_length=0.0))
+
+
+def _published_state(side):
+    spec = ConvSpec(branches=0)
+    models = state_lib.Models(
+        Generator(side, 64, 8, spec), Discriminator(side, 64, 8, spec),
+        optimizers.lazy_optimizer(1e-3, 4, 0), optimizers.lazy_optimizer(1e-3, 16, 0))
+    return models, state_lib.init_state(models, side, jax.random.key(0))
+
+
+@pytest.mark.parametrize('prepare', [
+    _small_state, pytest.param(_published_state, marks=pytest.mark.slow)])
+def test_parts_of_a_batch_give_the_gradients_of_the_whole_in_less_memory(prepare):
+    key, side = jax.random.key(0), 16
+    models, state = prepare(side)
+    batch = {
+        'image': jax.random.uniform(key, (16, side, side, 3), minval=-1.0),
+        'mask': jnp.round(
+            jax.random.uniform(jax.random.fold_in(key, 1), (16, side, side, 1)))}
+
+    def compiled(accumulate):
+        settings = steps.Settings(batch_size=16, noise='none', accumulate=accumulate,
+                                  reconstruction_weight=1.0)
+        return jax.pmap(lambda state, batch: (
+            steps.g_gradients(models, settings, None, state, batch, None)[:2],
+            steps.d_gradients(models, settings, state, batch),
+            steps.r1_gradients(models, settings, state, batch)),
+            AXIS, devices=jax.devices()[:1]).lower(*arguments).compile()
+
+    arguments = _replicate(state, 1), _shard(batch, 1)
+    # Four groups: two in each part.
+    whole, parts = compiled(1), compiled(2)
+    expected = jax.tree_util.tree_leaves_with_path(unreplicate(whole(*arguments)))
+    found = jax.tree.leaves(unreplicate(parts(*arguments)))
+    for (path, one), mean in zip(expected, found, strict=True):
+        assert golden.relative_error(mean, one) < 1e-5, jax.tree_util.keystr(path)
+    assert (parts.memory_analysis().temp_size_in_bytes
+            < 0.7 * whole.memory_analysis().temp_size_in_bytes)
+
+
+def test_parts_are_whole_groups_and_draw_anew():
+    batch, key = jnp.arange(24.0), jax.random.key(0)
+    # Groups of 24 are j, j + 6, j + 12, j + 18; three parts have two groups each.
+    largest = lambda batch, fold: (batch.max(), jax.random.uniform(fold(key)))
+    top, drawn = steps.over_parts(3, largest, batch)
+    assert top == (19 + 21 + 23) / 3
+    np.testing.assert_allclose(drawn, np.mean([
+        jax.random.uniform(jax.random.fold_in(key, i)) for i in range(3)]), rtol=1e-6)
+    assert steps.over_parts(1, largest, batch) == (23, jax.random.uniform(key))
+    with pytest.raises(ValueError, match='a divisor of 6, the number of groups of 4'):
+        steps.over_parts(4, largest, batch)
 
 
 def test_bfloat16_steps_lower_under_strict_promotion_and_keep_float32_state():
