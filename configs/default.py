@@ -21,9 +21,10 @@ def get_config():
     model.depthwise = True           # False: plain 3x3 convolutions (ablation)
     model.branches = 9               # re-parametrised kernels; 0: one plain kernel
     model.materialize_branches = False   # True: keep all branches, same trajectory
-    # Holes start from means of the known colours, see migan_jax/model/fill.py; not in
-    # the paper.
+    # Holes start from a smooth continuation of the known colours, made in so many passes
+    # per level, see migan_jax/model/fill.py; not in the paper.
     model.fill = False
+    model.fill_passes = 8
     model.noise_at_4x4 = True        # as in Table S.4; the published weights: False
     model.dtype = 'float32'          # of activations; 'bfloat16' on TPU
     # Of Co-Mod-GAN only, as published.

@@ -99,8 +99,9 @@ def load_config(directory):
         if isinstance(value, dict):
             config = ml_collections.ConfigDict(value)
             if isinstance(config.get('model'), ml_collections.ConfigDict):
-                if 'fill' not in config.model:
-                    config.model.fill = False   # saved before there was this field
+                for name, before in (('fill', False), ('fill_passes', 0)):
+                    if name not in config.model:
+                        config.model[name] = before   # saved before there was this field
                 return config
     except ValueError as error:
         raise CheckpointError(f'{path} is not valid JSON: {error}') from error

@@ -391,7 +391,8 @@ def add_core(graph, image, config, variables, *, dynamic_size=False, one=None,
     check_finite(variables)
     start = None
     if config.model.get('fill', False):
-        image, start = add_starting_fill(graph, image, resolution)
+        image, start = add_starting_fill(
+            graph, image, resolution, config.model.get('fill_passes', 0))
     builder = CoreBuilder(
         graph, image, variables, resolution, dynamic_size, one, largest)
     high = np.array([0.5, 1, 1, 1])
@@ -399,13 +400,14 @@ def add_core(graph, image, config, variables, *, dynamic_size=False, one=None,
     return painted if start is None else graph.op('Add', painted, start)
 
 
-def add_starting_fill(graph, x, resolution):
+def add_starting_fill(graph, x, resolution, passes):
     """Adds `fill.starting_fill` to a graph.
 
     Args:
       graph: `GraphBuilder`.
       x: name of an f32 [N, 4, H, W] value, [mask - 0.5, image * mask].
       resolution: R; H and W are R or, with a dynamic size, multiples of R / 4.
+      passes: see `fill.starting_fill`.
 
     Returns:
       Names of x with filled holes and of the f32 [N, 3, H, W] fill.
@@ -416,9 +418,17 @@ def add_starting_fill(graph, x, resolution):
     known, colour = (lambda x: part(x, 0, 1)), (lambda x: part(x, 1, 4))
 
     def filled(level, coarse):
-        unknown = graph.op('Sub', constant(1), known(level))
-        return graph.op('Add', colour(level), graph.op('Mul', unknown, coarse))
+        unknown, seen = graph.op('Sub', constant(1), known(level)), colour(level)
+        fit = lambda x: graph.op('Add', seen, graph.op('Mul', unknown, x))
+        x = fit(coarse)
+        for _ in range(passes):
+            around = graph.op('Pad', x, np.array([0, 0, 1, 1, 0, 0, 1, 1]), mode='edge')
+            x = fit(graph.conv(around, cross, groups=3))
+        return x
 
+    # The mean of the four neighbours, each colour by itself.
+    cross = np.zeros((3, 1, 3, 3), np.float32)
+    cross[:, 0, [0, 2, 1, 1], [1, 1, 0, 2]] = 0.25
     level = graph.op('Add', x, constant([0.5, 0, 0, 0]).reshape(1, 4, 1, 1))
     levels = [level]
     for _ in range((resolution // fill.LOWEST).bit_length() - 1):

@@ -64,7 +64,7 @@ def _with_bias(x, params, gain):
     return _pointwise(x, params['pointwise']['kernel'], gain) + bias
 
 
-def _starting_fill(x, resolution):
+def _starting_fill(x, resolution, passes):
     """`fill.starting_fill`."""
     known, colour = x[..., :1] + 0.5, x[..., 1:]
     levels = []
@@ -76,12 +76,24 @@ def _starting_fill(x, resolution):
         resolution //= 2
     mean = lambda y: tf.reduce_mean(y, [1, 2], keepdims=True)
     coarse = mean(colour) / tf.maximum(mean(known), fill.SMALLEST_SHARE)
-    coarse = colour + (1 - known) * coarse
+    coarse = _relax(colour + (1 - known) * coarse, known, colour, passes)
     for known, colour in reversed(levels):
         resolution *= 2
         coarse = colour + (1 - known) * tf.raw_ops.ResizeBilinear(
             images=coarse, size=[resolution] * 2, half_pixel_centers=True)
+        coarse = _relax(coarse, known, colour, passes)
     return coarse
+
+
+def _relax(x, known, colour, passes):
+    # The mean of the four neighbours, edges repeated.
+    cross = np.zeros((3, 3, 3, 1), np.float32)
+    cross[[0, 2, 1, 1], [1, 1, 0, 2]] = 0.25
+    for _ in range(passes):
+        around = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], 'SYMMETRIC')
+        mean = tf.nn.depthwise_conv2d(around, cross, (1, 1, 1, 1), 'VALID')
+        x = colour + (1 - known) * mean
+    return x
 
 
 class _Operators:
@@ -149,7 +161,8 @@ def build_tflite(config, variables, *, half=False, description=''):
     def generate(input):
         start = None
         if model.get('fill', False):
-            start = _starting_fill(input, model.resolution)
+            start = _starting_fill(
+                input, model.resolution, model.get('fill_passes', 0))
             input = tf.concat([input[..., :1], start], -1)
         painted = topology.walk(_Operators(variables), input, model.resolution)
         return {'output': painted if start is None else painted + start}

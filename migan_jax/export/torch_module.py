@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from migan_jax.model.fill import FLAG as FILL_FLAG
+from migan_jax.model.fill import flag_value
 from migan_jax.model.fill import LOWEST
 from migan_jax.model.fill import SMALLEST_SHARE
 from migan_jax.model import topology
@@ -93,7 +94,7 @@ class Block(nn.Module):
         return activation(x)
 
 
-def starting_fill(x, resolution):
+def starting_fill(x, resolution, passes):
     """`model.fill.starting_fill`, channels first: [N, 4, R, R] -> [N, 3, R, R]."""
     known, colour = x[:, :1] + 0.5, x[:, 1:]
     levels = []
@@ -105,11 +106,21 @@ def starting_fill(x, resolution):
         resolution //= 2
     mean = lambda y: y.mean((2, 3), keepdim=True)
     coarse = mean(colour) / mean(known).clamp(min=SMALLEST_SHARE)
-    coarse = colour + (1 - known) * coarse
+    coarse = _relax(colour + (1 - known) * coarse, known, colour, passes)
     for known, colour in reversed(levels):
         coarse = colour + (1 - known) * functional.interpolate(
             coarse, scale_factor=2, mode='bilinear', align_corners=False)
+        coarse = _relax(coarse, known, colour, passes)
     return coarse
+
+
+def _relax(x, known, colour, passes: int):
+    for _ in range(passes):
+        around = functional.pad(x, (1, 1, 1, 1), mode='replicate')
+        mean = (around[:, :, :-2, 1:-1] + around[:, :, 2:, 1:-1]
+                + around[:, :, 1:-1, :-2] + around[:, :, 1:-1, 2:]) / 4
+        x = colour + (1 - known) * mean
+    return x
 
 
 class Generator(nn.Module):
@@ -121,16 +132,18 @@ class Generator(nn.Module):
     Attributes:
       resolution: R.
       fill: holes start from `starting_fill`.
+      fill_passes: of that fill.
     """
 
-    def __init__(self, state, resolution, fill=False):
+    def __init__(self, state, resolution, fill=False, fill_passes=0):
         """`state`: {published name: array}, as of `torch_map.to_torch`."""
         super().__init__()
         self.resolution = resolution
         self.fill = fill
+        self.fill_passes = fill_passes
         if fill:
             # For those who find the tensors without the program.
-            self.register_buffer(FILL_FLAG, torch.ones(()))
+            self.register_buffer(FILL_FLAG, torch.tensor(flag_value(fill_passes)))
         for layer in topology.layers(resolution):
             name = torch_map.torch_name(layer)
             if layer.name in ('fromrgb', 'torgb'):
@@ -148,7 +161,7 @@ class Generator(nn.Module):
     def forward(self, x):
         if not self.fill:
             return self.paint(x)
-        start = starting_fill(x, self.resolution)
+        start = starting_fill(x, self.resolution, self.fill_passes)
         return self.paint(torch.cat([x[:, :1], start], 1)) + start
 
     def paint(self, x):
@@ -195,7 +208,7 @@ def build_module(config, variables):
     table = torch_map.generator_table(
         model.resolution, branches=0, noise_at_4x4=model.noise_at_4x4, fused=True)
     return Generator(torch_map.to_torch(variables, table), model.resolution,
-                     model.get('fill', False)).eval()
+                     model.get('fill', False), model.get('fill_passes', 0)).eval()
 
 
 def trace(module):

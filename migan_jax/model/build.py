@@ -64,7 +64,7 @@ def build_generator(config, *, fused=False):
             activation_dtype(model.dtype))
     return Generator(model.resolution, model.ch_base, model.ch_max,
                      conv_spec(model, fused=fused), model.noise_at_4x4,
-                     model.get('fill', False))
+                     model.get('fill', False), model.get('fill_passes', 0))
 
 
 def build_discriminator(config):

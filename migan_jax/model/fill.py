@@ -1,9 +1,14 @@
-"""A starting fill for holes: means of the known colours, from coarse to fine.
+"""A starting fill for holes: the smooth continuation of the known colours.
 
 Not in the paper.  A model that is trained for hours, not weeks, gets as its input what
 it would first have to learn to compute, and paints what is missing to it.
+
+The continuation is the harmonic one, each pixel of a hole the mean of its four
+neighbours (Laplace's equation with the known pixels as its boundary), solved coarsely:
+from a pyramid of means downwards, with some of Jacobi's passes at each level.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,21 +19,28 @@ LOWEST = 4
 # Below any share of known pixels at the lowest level but 0.
 SMALLEST_SHARE = 2.0**-10
 
-# The name of a tensor, 1, that goes with the weights of a model that has this fill:
-# without it they paint something else.
+# The name of a tensor that goes with the weights of a model that has this fill, without
+# which they paint something else.  Its value is `flag_value`.
 FLAG = 'starting_fill'
 
 
-def starting_fill(x):
-    """Fills the holes of a generator's input by a pyramid of means.
+def flag_value(passes):
+    """f32[]: 1 + passes; 1 is what models had before there were passes."""
+    return np.float32(1 + passes)
+
+
+def starting_fill(x, passes):
+    """Fills the holes of a generator's input by what surrounds them.
 
     Each level halves the one before: a pixel is the mean of those of its four parents
     that are known, and unknown only if none is.  Then, from the mean of the lowest level
-    upwards, what is unknown comes from the next lower level, resized bilinearly.
+    upwards, what is unknown comes from the next lower level, resized bilinearly, and
+    becomes `passes` times the mean of its four neighbours, edges repeated.
 
     Args:
       x: f32[B, R, R, 4], `io.model_input`: [mask - 0.5, image * mask], mask 1 = known,
         0 = hole, R a power of two from 4.
+      passes: at each level; 0 leaves the pyramid of means.
 
     Returns:
       f32[B, R, R, 3] in the range of the image: the image where it is known.
@@ -44,10 +56,24 @@ def starting_fill(x):
     mean = lambda y: jnp.mean(y, (1, 2), keepdims=True)
     # Where nothing is known, 0 is divided by this.
     coarse = mean(colour) / jnp.maximum(mean(known), SMALLEST_SHARE)
-    coarse = colour + (1 - known) * coarse
+    coarse = _relax(colour + (1 - known) * coarse, known, colour, passes)
     for known, colour in reversed(levels):
         coarse = colour + (1 - known) * resize2(coarse)
+        coarse = _relax(coarse, known, colour, passes)
     return coarse
+
+
+def _relax(x, known, colour, passes):
+    def relaxed(x):
+        up, down = (jnp.pad(x, ((0, 0), pad, (0, 0), (0, 0)), 'edge')[:, part]
+                    for pad, part in (((1, 0), np.s_[:-1]), ((0, 1), np.s_[1:])))
+        left, right = (jnp.pad(x, ((0, 0), (0, 0), pad, (0, 0)), 'edge')[:, :, part]
+                       for pad, part in (((1, 0), np.s_[:-1]), ((0, 1), np.s_[1:])))
+        return colour + (1 - known) * (up + down + left + right) / 4
+
+    # A loop, as unrolled passes are fused into one that computes neighbours of
+    # neighbours again and again.
+    return jax.lax.fori_loop(0, passes, lambda _, x: relaxed(x), x)
 
 
 def _halve(x):

@@ -103,6 +103,7 @@ class Generator(nn.Module):
         the published weights have none there.
       fill: holes start from `fill.starting_fill`, and what is painted is added to it;
         not in the paper.
+      fill_passes: of that fill.
     """
     resolution: int
     ch_base: int = 32768
@@ -110,6 +111,7 @@ class Generator(nn.Module):
     spec: ConvSpec = ConvSpec()
     noise_at_4x4: bool = True
     fill: bool = False
+    fill_passes: int = 0
 
     def latents(self, keys):
         """None for any [B] keys: MI-GAN has no latent, Co-Mod-GAN draws its z here."""
@@ -139,7 +141,8 @@ class Generator(nn.Module):
             raise ValueError(f'MI-GAN has no latent; got z of shape {z.shape}.')
         start = None
         if self.fill:
-            start = starting_fill(x.astype(at_least_float32(x.dtype)))
+            start = starting_fill(
+                x.astype(at_least_float32(x.dtype)), self.fill_passes)
             x = jnp.concatenate([x[..., :1], start.astype(x.dtype)], -1)
         shared = (self.resolution, self.ch_base, self.ch_max, self.spec)
         x, skips = Encoder(*shared, name='encoder')(x)

@@ -73,6 +73,7 @@ RULES = {
     'model.branches': _whole(0),
     'model.materialize_branches': _SWITCH,
     'model.fill': _SWITCH,
+    'model.fill_passes': _whole(0),
     'model.noise_at_4x4': _SWITCH,
     'model.dtype': _TEXT,
     'model.comodgan.z_dim': _whole(1),

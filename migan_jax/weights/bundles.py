@@ -24,6 +24,7 @@ import safetensors.numpy
 from migan_jax.weights import torch_map
 from migan_jax.model import build
 from migan_jax.model.fill import FLAG as FILL_FLAG
+from migan_jax.model.fill import flag_value
 from migan_jax.model.layers import channels
 
 WEIGHTS, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
@@ -113,7 +114,7 @@ def save_bundle(directory: str | os.PathLike, config: ml_collections.ConfigDict,
         raise BundleError(f'{directory}: the weights are not of this config: '
                           f'{"; ".join(wrong[:8])}.')
     if _has_fill(config):
-        tensors[FILL_FLAG] = np.ones((), np.float32)
+        tensors[FILL_FLAG] = _fill_flag(config)
     dtype = np.float16 if half else np.float32
     with np.errstate(over='ignore'):
         tensors = {name: tensors[name].astype(dtype) for name in sorted(tensors)}
@@ -161,11 +162,11 @@ def load_bundle(directory: str | os.PathLike) -> Bundle:
         raise BundleError(
             f'{path}: {len(damaged)} tensors have NaN or infinite values, such as '
             f'{damaged[0]}: download or save it again.')
-    if (FILL_FLAG in tensors) != _has_fill(config):
+    expected = _fill_flag(config) if _has_fill(config) else None
+    if (flag := tensors.pop(FILL_FLAG, None)) != expected:
         raise BundleError(
-            f'{path} and {CONFIG} do not agree on a starting fill: model.fill is '
-            f'{_has_fill(config)} there. Copy both files from one folder.')
-    tensors.pop(FILL_FLAG, None)
+            f'{path} and {CONFIG} do not agree on a starting fill: its {FILL_FLAG} is '
+            f'{flag}, expected {expected}. Copy both files from one folder.')
     try:
         variables = torch_map.from_torch(tensors, table, shapes)
     except ValueError as error:
@@ -232,6 +233,10 @@ def card_text(config: ml_collections.ConfigDict, card: Card, size: int,
 
 def _has_fill(config):
     return bool(config.model.get('fill', False))
+
+
+def _fill_flag(config):
+    return flag_value(config.model.get('fill_passes', 0))
 
 
 def _kind(config):

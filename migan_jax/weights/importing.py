@@ -14,6 +14,7 @@ import numpy as np
 
 from migan_jax.model import build
 from migan_jax.model.fill import FLAG as FILL_FLAG
+from migan_jax.model.fill import flag_value
 from migan_jax.model.layers import channels
 from migan_jax.model.layers import check_resolution
 from migan_jax.model.layers import resolutions
@@ -198,7 +199,7 @@ def migan_layout(resolution, tensors):
     noise_at_4x4 = 'synthesis.b4.conv1.noise_const' in tensors
     model = {
         'kind': 'migan', 'resolution': resolution, 'noise_at_4x4': noise_at_4x4,
-        'fill': FILL_FLAG in tensors,
+        'fill': FILL_FLAG in tensors, 'fill_passes': _fill_passes(tensors),
         **width_fields(resolution, tensors, 'encoder.b{}.conv1.conv2.weight'),
     }
     constants = torch_map.deployed_constants(
@@ -208,10 +209,17 @@ def migan_layout(resolution, tensors):
         name.removesuffix('filter_const') + 'insert_zeros': array
         for name, array in constants.items() if name.endswith('.filter_const')}
     if model['fill']:
-        constants[FILL_FLAG] = np.ones((), np.float32)
+        constants[FILL_FLAG] = flag_value(model['fill_passes'])
     table = torch_map.generator_table(
         resolution, branches=0, noise_at_4x4=noise_at_4x4, fused=True)
     return Layout(model, table, constants)
+
+
+def _fill_passes(tensors):
+    """Of the starting fill, by its flag's value; 0 where there is none that says so."""
+    flag = np.asarray(tensors.get(FILL_FLAG, 0))
+    value = float(flag) if flag.ndim == 0 else 0.0
+    return int(value) - 1 if value.is_integer() and value >= 1 else 0
 
 
 def comodgan_layout(resolution, tensors):

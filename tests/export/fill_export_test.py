@@ -17,7 +17,8 @@ import tiny
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
     config = tiny.tiny_config(1)
-    config.model.fill, config.model.noise_at_4x4 = True, False
+    config.model.fill, config.model.fill_passes = True, 3
+    config.model.noise_at_4x4 = False
     variables = tiny.random_deployed(config)
     variables['params'] = jax.device_get(fuse.fuse(variables['params']))
     folder = tmp_path_factory.mktemp('fill') / 'model'
@@ -76,7 +77,7 @@ def test_its_own_torchscript_comes_back_with_the_fill(checkpoint, tmp_path):
     exporting.export_one('torchscript', exporting.load(str(checkpoint)), path,
                          exporting.Options(), [])
     config, variables, _ = importing.convert(str(path))
-    assert config.model.fill
+    assert config.model.fill and config.model.fill_passes == 3
     x = _inputs(16, [np.s_[1:15, 2:16]])
     _, generator, expected = checkpoint_lib.load_deployed(str(checkpoint))
     np.testing.assert_allclose(
