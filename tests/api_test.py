@@ -125,6 +125,24 @@ print(json.dumps([first, sorted(heavy & set(sys.modules)),
     assert later == ['flax', 'jax', 'numpy']
 
 
+def test_help_imports_nothing_large():
+    """What costs seconds is imported once the flags are known to be right."""
+    code = '''
+import runpy, sys
+sys.argv = ['migan', 'inpaint', '--help']
+try:
+    runpy.run_module('migan_jax', run_name='__main__')
+except SystemExit as end:
+    assert not end.code
+heavy = {'jax', 'flax', 'scipy', 'orbax', 'tensorflow', 'torch', 'onnx', 'onnxruntime'}
+print('imported:', sorted(heavy & set(sys.modules)))
+'''
+    result = subprocess.run([sys.executable, '-c', code], cwd=ROOT,
+                            capture_output=True, text=True, check=True)
+    assert '--checkpoint=' in result.stdout
+    assert result.stdout.splitlines()[-1] == 'imported: []'
+
+
 def test_unknown_names_are_no_attributes():
     with pytest.raises(AttributeError, match='lode'):
         migan_jax.lode('runs/mine')

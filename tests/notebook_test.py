@@ -1,13 +1,19 @@
 """notebooks/migan_colab.ipynb from top to bottom, on tiny settings."""
 
 import base64
+import configparser
 import copy
+import importlib.util
 import io
 import os
 import pathlib
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
+from packaging.requirements import Requirement
 from PIL import Image
 import pytest
 import torch
@@ -176,3 +182,55 @@ def test_nothing_installed_and_nowhere_to_clone_from(tmp_path):
                                      resources={'metadata': {'path': str(tmp_path)}})
     with pytest.raises(nbclient.exceptions.CellExecutionError, match='set REPOSITORY'):
         client.execute(env=environment())
+
+
+def installed_by_the_notebook(monkeypatch, tools):
+    """What the install cell gives pip on a Colab with these programs on its PATH."""
+    commands, real = [], importlib.util.find_spec
+    # Not there until pip has run.
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: (
+        real(name) if any('pip' in words for words in commands) else None))
+    monkeypatch.setattr(subprocess, 'run', lambda words, check: commands.append(
+        [str(word) for word in words]))
+    monkeypatch.setattr(shutil, 'which', tools.get)
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    monkeypatch.setitem(sys.modules, 'google.colab', migan_jax)
+    source = cell(nbformat.read(NOTEBOOK, as_version=4), 'install').source
+    exec(source, {'REPOSITORY': 'address', 'DEVICE': 'auto', 'os': os})
+    (git, *_), pip = commands
+    assert git == 'git' and pip[1:4] == ['-m', 'pip', 'install']
+    return pip
+
+
+def test_colab_keeps_what_it_runs_on(monkeypatch, tmp_path):
+    """The extras that the notebook installs take what Colab's kernel has."""
+    monkeypatch.chdir(tmp_path)
+    pip = installed_by_the_notebook(monkeypatch, {'nvidia-smi': '/usr/bin/nvidia-smi'})
+    assert pip[pip.index('--constraint') + 1].endswith('notebooks/colab.txt')
+    assert pip[-3:-1] == ['matplotlib', '--editable']
+    extras = re.search(r'\[(.*)\]$', pip[-1])[1].split(',')
+    assert extras == ['train', 'export', 'cuda12']
+
+    text = (ROOT / 'notebooks' / 'colab.txt').read_text()
+    assert re.search(r'on \d+ \w+ 20\d\d, by the list that Google publishes',
+                     ' '.join(text.replace('#', '').split()))
+    kept = dict(line.split('==') for line in text.splitlines() if '==' in line
+                and not line.startswith('#'))
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    listed = '\n'.join([setup['options']['install_requires'], *(
+        setup['options.extras_require'][extra] for extra in extras)])
+    wanted = {found.name: found for line in listed.splitlines()
+              if line and not line.startswith('#') for found in [Requirement(line)]}
+    both = sorted(wanted.keys() & kept.keys())
+    assert both == ['numpy', 'pillow', 'torch']
+    for name in both:
+        assert wanted[name].specifier.contains(kept[name]), (wanted[name], kept[name])
+    # What a kernel is made of comes from Colab.
+    assert not wanted.keys() & {'ipykernel', 'jupyterlab', 'notebook', 'ipywidgets'}
+
+
+def test_colab_without_a_gpu_gets_none(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('TPU_NAME', raising=False)
+    assert 'cuda' not in installed_by_the_notebook(monkeypatch, {})[-1]

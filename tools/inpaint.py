@@ -37,8 +37,8 @@ from migan_jax.data import mask_files
 from migan_jax.data.mask_files import listed
 from migan_jax.data import photograph_files
 from migan_jax import extras
-from migan_jax.photo import files
 from migan_jax.storage import shown
+# migan_jax.photo is imported where it is used: it brings JAX, which --help can do without.
 
 class InputError(ValueError):
     """Input that cannot be used: one line for each problem."""
@@ -69,6 +69,8 @@ def run(generate, resolution, images, masks, out, overwrite=False, keep_going=Fa
         InputError: with everything that is wrong with the input; nothing was written.
         SomeFailed: with `keep_going`, what could not be done.
     """
+    from migan_jax.photo import files
+
     try:
         options = files.Options(**options)
     except ValueError as error:
@@ -105,6 +107,8 @@ def check(images, masks, out, options, overwrite=False, keep_going=False):
     Raises:
         InputError: see `run`.
     """
+    from migan_jax.photo import files
+
     images, masks, out = pathlib.Path(images), pathlib.Path(masks), pathlib.Path(out)
     try:
         pairs, unused = mask_files.match(images, masks)
@@ -203,11 +207,12 @@ def define_flags():
         required=True)
     flags.DEFINE_string('out', None, 'Folder for the results.', required=True)
     flags.DEFINE_bool('invert_mask', False, 'The masks have white = hole instead.')
-    flags.DEFINE_enum(
-        'mode', None, files.MODES,
+    flags.DEFINE_string(
+        'mode', None,
         'photo: each hole at its own scale; resize: squash the whole picture; pipeline: '
         'one crop around all holes. Default: photo for pictures larger than the model, '
         'else resize.')
+    flags.register_validator('mode', check_mode)
     flags.DEFINE_enum(
         'format', 'same', ('same', *photograph_files.FORMATS),
         'Format of the results; same keeps it where pixels or quality can be kept.')
@@ -227,6 +232,14 @@ def define_flags():
     flags.DEFINE_bool('keep_going', False,
                       'Do the good ones of a batch; exit 1 with a list of the others.')
     flags.DEFINE_bool('overwrite', False, 'Results may replace images and masks.')
+
+
+def check_mode(mode):
+    from migan_jax.photo import files
+
+    if mode in (None, *files.MODES):
+        return True
+    raise flags.ValidationError(f'expected one of {", ".join(files.MODES)}')
 
 
 def main(argv):
