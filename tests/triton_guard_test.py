@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 # PyTorch imports triton on the first use of this.
-USE_TRITON = 'import torch._dynamo, triton; triton.knobs'
+USE_TRITON = 'import torch._dynamo, triton; triton.compile'
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec('triton') is None,
