@@ -236,6 +236,20 @@ def abstract_arguments(config, models, devices, per_device_batch, teacher_variab
                           array(4, jnp.float32))}
 
 
+def abstract_teacher(config, teacher_config):
+    """The teacher that a config distils from, and its abstract variables.
+
+    Raises:
+      ValueError: `teacher_config` is None.
+    """
+    if teacher_config is None:
+        raise ValueError('this config distils from a teacher: pass its config as '
+                         '--teacher_config, or --config.loss.distillation_weight=0.')
+    teacher_config.model.dtype = config.teacher.dtype
+    return (state_lib.teacher_function(build.build_generator(teacher_config)),
+            build.abstract_variables(teacher_config, fused=True))
+
+
 def deployed_forward(config, devices):
     """The deployed generator with its constant noise: pmapped (variables, x) -> image."""
     generator = build.build_generator(config, fused=True)
@@ -321,12 +335,7 @@ def run(config, topology, per_device_batch, names, teacher_config=None, top=0):
                          '--per_device_batch.')
     teacher, variables = None, None
     if config.loss.distillation_weight and 'g' in names:
-        if teacher_config is None:
-            raise ValueError('this config distils from a teacher: pass its config as '
-                             '--teacher_config, or --config.loss.distillation_weight=0.')
-        teacher_config.model.dtype = config.teacher.dtype
-        teacher = state_lib.teacher_function(build.build_generator(teacher_config))
-        variables = build.abstract_variables(teacher_config, fused=True)
+        teacher, variables = abstract_teacher(config, teacher_config)
     models = state_lib.build_models(config)
     steps = steps_lib.make_steps(models, loop.settings_of(config), teacher, devices)
     functions = dict(zip(STEPS, (steps.prepare, steps.g, steps.d, steps.r1,
