@@ -106,7 +106,8 @@ def _guarded(main, argv, arguments):
     except Exception as error:
         if flags.FLAGS.debug:
             raise
-        if isinstance(error, (Failed, ValueError, OSError)) and str(error):
+        if isinstance(
+                error, (Failed, ValueError, OSError, extras.MissingExtra)) and str(error):
             lines = str(error).splitlines()
         elif isinstance(error, MemoryError):
             lines = ['out of memory: ' + (_one_line(error) or 'use smaller pictures, a '

@@ -63,6 +63,7 @@ import sys
 import time
 from absl import flags
 from migan_jax import cli
+from migan_jax import extras
 
 def main(argv):
     how = flags.FLAGS.how
@@ -78,6 +79,7 @@ def main(argv):
         return
     errors = {'ValueError': ValueError, 'OSError': OSError, 'KeyError': KeyError,
               'MemoryError': MemoryError, 'Failed': cli.Failed,
+              'MissingExtra': extras.MissingExtra,
               'KeyboardInterrupt': KeyboardInterrupt}
     raise errors[how]('one\\ntwo')
 
@@ -97,6 +99,7 @@ def failing(sandbox):
     ('ValueError', 1, ['error: one', 'error: two']),
     ('OSError', 1, ['error: one', 'error: two']),
     ('Failed', 1, ['error: one', 'error: two']),
+    ('MissingExtra', 1, ['error: one', 'error: two']),
     ('MemoryError', 1, ['error: out of memory: one two']),
     ('KeyError', 1, ["error: KeyError: 'one\\ntwo' (not foreseen; --debug shows the "
                      'traceback)']),

@@ -12,6 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from migan_jax import extras
 from migan_jax.model import build
 from migan_jax.model.fill import FLAG as FILL_FLAG
 from migan_jax.model.fill import flag_value
@@ -139,7 +140,8 @@ def read_file(path):
         for note in file.notes:
             logging.info('%s: %s', path, note)
         return file
-    from migan_jax.data import torch_files
+    with extras.needs('export', f'Reading {path}'):
+        from migan_jax.data import torch_files
 
     return torch_files.read_file(path)
 

@@ -14,8 +14,10 @@ from PIL import Image
 import pytest
 import torch
 
+import migan_jax.data
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.data import torch_files
+from migan_jax import extras
 from migan_jax.weights import torch_map
 from migan_jax.export import torch_module
 from migan_jax.training import checks
@@ -343,3 +345,13 @@ def test_command_line(tmp_path, published):
     line, = result.stderr.strip().splitlines()
     assert line.startswith('error: --resolution=512')
     assert not (tmp_path / 'other').exists()
+
+
+def test_a_missing_pytorch_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, 'migan_jax.data.torch_files')
+    # An attribute of the package would be found without importing.
+    monkeypatch.delattr(migan_jax.data, 'torch_files')
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    with pytest.raises(extras.MissingExtra, match=r'a\.pt needs the package torch, '
+                                                  r'which is not .*\[export\]'):
+        tool.convert(tmp_path / 'a.pt', 'migan')
