@@ -279,16 +279,16 @@ class Model:
             its usual name, such as migan.onnx.
           format: 'onnx', f32 [N, 4, R, R] -> [N, 3, R, R]; 'onnx_pipeline', u8 pictures
             of any size; 'torchscript'; 'pt', the published state dict; 'tflite'; 'ort',
-            'ort_pipeline', 'coreml', 'coreml_image', 'executorch', 'ncnn', which
-            docs/converting.md describes.  By default the suffix decides: .onnx is
+            'ort_pipeline', 'openvino', 'coreml', 'coreml_image', 'executorch', 'ncnn',
+            which docs/converting.md describes.  By default the suffix decides: .onnx is
             'onnx', .pt 'pt', .tflite 'tflite', .ort 'ort', .mlpackage 'coreml', .pte
             'executorch'.
           half: store weights as float16.
           drop_noise_at_4x4: 'pt': leave out the noise that its layout has no place for.
           dynamic_size: 'onnx': take other sizes than R x R.
           upstream_crop: 'onnx_pipeline': stretch crops as the published pipeline does.
-          keep_clamps: 'onnx', 'onnx_pipeline': keep the clamps at 256 also where no
-            activation came near them in the pictures tried; a tenth slower.
+          keep_clamps: all but 'pt' and 'torchscript': keep the clamps at 256 also where
+            no activation came near them in the pictures tried; a tenth slower.
           tolerance: largest difference to JAX, of outputs about [-1, 1]; 1e-3, or 2e-2
             with `half`.
 

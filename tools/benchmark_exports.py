@@ -12,8 +12,9 @@ so that whatever else the machine does hits all alike:
   graph with --keep_clamps;
 * pipeline: u8 in, u8 out, on square pictures of the model's resolution, 1080p and
   12 megapixels with a hole of a fifth of each side;
-* openvino_plain and openvino_core: the first two graphs; litert, executorch, ncnn: the
-  files of these formats; each where its package is installed;
+* openvino_plain and openvino_core: the first two graphs; openvino, litert, executorch,
+  ncnn: the files of these formats; executorch_plain: the architecture as it is, handed
+  to XNNPACK; each where its package is installed;
 * torchscript: migan_traced.pt; jax: the deployed generator, compiled for this machine
   (all its cores).
 
@@ -35,6 +36,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from torch.nn import functional
 
 from migan_jax.configs import default
 from migan_jax import cli
@@ -140,6 +142,73 @@ class _PlainBuilder:
             {'output': (float32, ['N', 3, *sides])})
 
 
+class _PlainModule(torch.nn.Module):
+    """The same in PyTorch. See `topology.Operators`; a value is a tensor."""
+
+    def __init__(self, variables, resolution):
+        super().__init__()
+        # All kernels are made here: XNNPACK takes none that the graph computes.
+        self.params = jax.tree.map(
+            lambda leaf: torch.from_numpy(np.array(
+                onnx_core.oihw(leaf) if np.ndim(leaf) == 4 else leaf)),
+            variables['params'])
+        self.planes = jax.tree.map(
+            lambda leaf: torch.from_numpy(np.array(leaf)), variables['noise'])
+        self.resolution = resolution
+        taps = np.outer(FIR_TAPS, FIR_TAPS).astype(np.float32)
+        counts = {3} | {leaf.shape[-1] for leaf in jax.tree.leaves(variables['params'])
+                        if np.ndim(leaf) == 4}
+        self.taps = {
+            (channels, gain): torch.from_numpy(np.tile(gain * taps, (channels, 1, 1, 1)))
+            for channels in counts for gain in (1, 4)}
+        inserted = torch.zeros(1, 1, resolution, resolution)
+        inserted[..., ::2, ::2] = 1
+        self.register_buffer('inserted', inserted)
+
+    def forward(self, x):
+        return topology.walk(self, x, self.resolution)
+
+    def activate(self, x):
+        x = functional.leaky_relu(x, onnx_core.NEGATIVE_SLOPE) * SQRT2
+        return x.clamp(-CLAMP, CLAMP)
+
+    def fir(self, x, gain, stride, before, after):
+        channels = x.shape[1]
+        return functional.conv2d(
+            functional.pad(x, (before, after, before, after)),
+            self.taps[channels, gain], stride=stride, groups=channels)
+
+    def up2(self, image, resolution):
+        x = functional.interpolate(image, scale_factor=2.0)
+        x = x * self.inserted[..., :resolution, :resolution]
+        return self.fir(x, 4, 1, 2, 1)
+
+    def block(self, x, layer):
+        params = layer.of(self.params)
+        x = self.activate(functional.conv2d(
+            x, params['depthwise']['kernel'], params['bias'], padding=1,
+            groups=x.shape[1]))
+        if layer.down:
+            x = self.fir(x, 1, 2, 1, 1)
+        x = functional.conv2d(x, params['pointwise']['kernel'])
+        if layer.up:
+            x = self.up2(x, layer.resolution)
+        if 'noise' in params:
+            plane = layer.of(self.planes)['noise']['const']
+            x = x + plane * params['noise']['strength']
+        return self.activate(x)
+
+    def torgb(self, x, layer):
+        params = layer.of(self.params)
+        return functional.conv2d(x, params['pointwise']['kernel'], params['bias'])
+
+    def fromrgb(self, x, layer):
+        return self.activate(self.torgb(x, layer))
+
+    def add(self, x, y):
+        return x + y
+
+
 def session(model, threads, profile=None):
     """An onnxruntime session and the size of the file in MB.
 
@@ -226,14 +295,17 @@ def other_runtimes(config, variables, largest, x, plain, core, threads):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder)
         if importlib.util.find_spec('openvino'):
-            for name, model in (('openvino_plain', plain), ('openvino_core', core)):
+            own = onnx_core.build_core(
+                config, variables, largest=largest, broadcast_noise=True)
+            for name, model in (('openvino_plain', plain), ('openvino_core', core),
+                                ('openvino', own)):
                 jobs[name] = _openvino_job(model, x, threads)
         if importlib.util.find_spec('ai_edge_litert'):
             from ai_edge_litert import interpreter
 
             from migan_jax.export import tflite
 
-            content = tflite.build_tflite(config, variables)
+            content = tflite.build_tflite(config, variables, largest=largest)
             runner = interpreter.Interpreter(
                 model_content=content, num_threads=threads)
             runner.allocate_tensors()
@@ -244,11 +316,20 @@ def other_runtimes(config, variables, largest, x, plain, core, threads):
                 runner.invoke()
             jobs['litert'] = litert
         if importlib.util.find_spec('executorch'):
+            # On Linux its threads are one per core, unless told otherwise.
+            from executorch.extension.pybindings import portable_lib
+
             from migan_jax.export import executorch
 
+            portable_lib._unsafe_reset_threadpool(threads)
             file = path / 'migan.pte'
             file.write_bytes(executorch.build_executorch(config, variables, largest))
             jobs['executorch'] = functools.partial(
+                executorch.load_generator(file), nhwc)
+            file = path / 'plain.pte'
+            file.write_bytes(executorch.program_of(
+                _PlainModule(variables, config.model.resolution)))
+            jobs['executorch_plain'] = functools.partial(
                 executorch.load_generator(file), nhwc)
         if importlib.util.find_spec('pnnx') and importlib.util.find_spec('ncnn'):
             from migan_jax.export import ncnn_files

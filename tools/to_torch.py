@@ -14,6 +14,7 @@ These are written without --formats. Each of the others needs an extra, see setu
     coreml_image   migan_image.mlpackage pictures, `image` and `mask` -> `painted`
     executorch     migan.pte             ExecuTorch with XNNPACK, as Core ML's first
     ncnn           migan_ncnn/           ncnn, f32[4, R, R] -> f32[3, R, R]
+    openvino       migan_openvino.onnx   migan.onnx, noise added as OpenVINO likes it
     ort            migan.ort             migan.onnx in ONNX Runtime's own format
     ort_pipeline   migan_pipeline.ort    migan_pipeline.onnx likewise
 
@@ -21,7 +22,7 @@ These are written without --formats. Each of the others needs an extra, see setu
 
 The network's input is [mask - 0.5, image * mask], mask first, 1 = known, 0 = hole, RGB in
 [-1, 1]; its output is neither clipped nor composited. Of a Co-Mod-GAN the first three are
-written, with the latent `z`, f32[N, z_dim], as second input. ONNX files leave out a clamp at
+written, with the latent `z`, f32[N, z_dim], as second input. All but pt and torchscript leave out a clamp at
 +-256 where no activation reached a quarter of it; --keep_clamps keeps it.
 
 Each file is run again and compared with JAX on random pictures and on --images with
@@ -62,8 +63,8 @@ def define_flags():
     flags.DEFINE_bool('upstream_crop', False,
                       'migan_pipeline.onnx: stretch crops as the published pipeline.')
     flags.DEFINE_bool('keep_clamps', False,
-                      'ONNX: keep the clamps at +-256 also where no activation came '
-                      'near them; a tenth slower.')
+                      'All but pt and torchscript: keep the clamps at +-256 also where '
+                      'no activation came near them; a tenth slower.')
     flags.DEFINE_float('tolerance', None,
                        f'Largest difference to JAX; {models.TOLERANCE}, or '
                        f'{models.HALF_TOLERANCE} with --half.')

@@ -17,22 +17,24 @@ import torch
 from migan_jax.export.static_module import StaticGenerator
 
 
-def lower(config, variables, largest=None):
-    """The module, exported and handed to XNNPACK.
+def program_of(module):
+    """A module, exported and handed to XNNPACK.
 
     Args:
-      As of `build_executorch`.
+      module: nn.Module with a `resolution` R, f32[1, 4, R, R] -> f32[1, 3, R, R].
 
     Returns:
-      `executorch.exir.EdgeProgramManager`.
+      bytes of the file.
     """
-    module = StaticGenerator(config, variables, largest).eval()
-    side = config.model.resolution
+    side = module.resolution
     with warnings.catch_warnings(), torch.no_grad():
         # It advises those who write its own passes.
         warnings.simplefilter('ignore')
-        program = torch.export.export(module, (torch.zeros(1, 4, side, side),))
-        return to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        program = torch.export.export(
+            module.eval(), (torch.zeros(1, 4, side, side),))
+        lowered = to_edge_transform_and_lower(
+            program, partitioner=[XnnpackPartitioner()])
+    return bytes(lowered.to_executorch().buffer)
 
 
 def build_executorch(config, variables, largest=None):
@@ -54,7 +56,7 @@ def build_executorch(config, variables, largest=None):
       ValueError: the model is the ablation with plain 3x3 convolutions, or a parameter
         is not finite.
     """
-    return bytes(lower(config, variables, largest).to_executorch().buffer)
+    return program_of(StaticGenerator(config, variables, largest))
 
 
 def load_generator(path):

@@ -39,6 +39,7 @@ MORE_FORMATS = {
     'coreml_image': phone_formats.COREML_IMAGE,
     'executorch': phone_formats.EXECUTORCH,
     'ncnn': phone_formats.NCNN,
+    'openvino': onnx_formats.OPENVINO,
     'ort': onnx_formats.ORT,
     'ort_pipeline': onnx_formats.ORT_PIPELINE,
 }

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import importlib.util
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -164,6 +165,14 @@ def lacks_plain_convolutions(model, options=None):
     return ('the model is the ablation with plain 3x3 convolutions, which has no '
             'deployed form in this format: export it as onnx or onnx_pipeline, or '
             'train with config.model.depthwise=True.')
+
+
+def lacks_package(package, extra):
+    """The sentence for a format that needs a package which is not installed, or None."""
+    if importlib.util.find_spec(package) is not None:
+        return None
+    return (f'it needs {package}, which is not installed: pip install -e '
+            f"'.[{extra}]'.")
 
 
 def lacks_starting_fill(model, options=None):

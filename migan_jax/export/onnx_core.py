@@ -18,7 +18,8 @@ another value, but not both. Hence:
   .75 x[i] + .25 x[i-1] or .75 x[i] + .25 x[i+1], also at the border, where both are
   padded with zeros. That equals zero insertion and the 4x4 FIR filter of gain 4.
 * The noise plane times its strength is one constant. A 1x1 convolution copies it to
-  all channels, because an Add that broadcasts does not keep the blocks.
+  all channels, because an Add that broadcasts does not keep the blocks. OpenVINO, which
+  takes such an Add along with the convolution before it, is better off with one.
 """
 
 import dataclasses
@@ -167,10 +168,11 @@ class CoreBuilder:
       dynamic_size: H and W are not R but multiples of R / 4.
       one: None, or the name of an int64 [1] that is 1, as N then is.
       largest: None, or {activation: the largest magnitude that was measured}.
+      broadcast_noise: see `build_core`.
     """
 
     def __init__(self, graph, image, variables, resolution, dynamic_size=False,
-                 one=None, largest=None):
+                 one=None, largest=None, broadcast_noise=False):
         self.graph = graph
         self.image = image
         self.params = variables['params']
@@ -179,6 +181,7 @@ class CoreBuilder:
         self.dynamic_size = dynamic_size
         self.one = one
         self.largest = largest
+        self.broadcast_noise = broadcast_noise
         self._batch = one
 
     def shape(self, channels, resolution):
@@ -305,6 +308,10 @@ class CoreBuilder:
 
     def add_noise(self, x, plane):
         """x + plane, and an activation may follow directly."""
+        if self.broadcast_noise:
+            plane = plane[None, None].astype(np.float32)
+            return Feature(self.graph.op('Add', x.name, plane),
+                           x.low + plane.min(), x.high + plane.max())
         ones = np.ones((x.channels, 1, 1, 1))
         # In this order it is the copying convolution that adds x, in x's memory.
         return self.identity(self.add(self.conv(self.noise(plane), ones), x))
@@ -373,13 +380,13 @@ def check_finite(variables):
 
 
 def add_core(graph, image, config, variables, *, dynamic_size=False, one=None,
-             largest=None):
+             largest=None, broadcast_noise=False):
     """Adds the generator to a graph.
 
     Args:
       graph: `GraphBuilder`.
       image: name of an f32 [N, 4, R, R] value, [mask - 0.5, image * mask].
-      config, variables, dynamic_size, largest: see `build_core`.
+      config, variables, dynamic_size, largest, broadcast_noise: see `build_core`.
       one: where N is known to be 1, the name of an int64 [1] that is 1 but comes from
         the graph's inputs, so that nothing is computed when the model is loaded.
 
@@ -394,7 +401,8 @@ def add_core(graph, image, config, variables, *, dynamic_size=False, one=None,
         image, start = add_starting_fill(
             graph, image, resolution, config.model.get('fill_passes', 0))
     builder = CoreBuilder(
-        graph, image, variables, resolution, dynamic_size, one, largest)
+        graph, image, variables, resolution, dynamic_size, one, largest,
+        broadcast_noise)
     high = np.array([0.5, 1, 1, 1])
     painted = topology.walk(builder, Feature(image, -high, high), resolution).name
     return painted if start is None else graph.op('Add', painted, start)
@@ -448,7 +456,8 @@ def add_starting_fill(graph, x, resolution, passes):
     return graph.op('Concat', known(x), coarse, axis=1), coarse
 
 
-def build_core(config, variables, *, dynamic_size=False, largest=None, metadata=None):
+def build_core(config, variables, *, dynamic_size=False, largest=None, metadata=None,
+               broadcast_noise=False):
     """The generator as an ONNX model.
 
     Input `input`, f32 [N, 4, R, R]: [mask - 0.5, image * mask], mask first, 1 = known
@@ -467,17 +476,21 @@ def build_core(config, variables, *, dynamic_size=False, largest=None, metadata=
         stayed below `KEPT_FROM`.  The result is then the network's for pictures
         that drive no activation beyond 256 there, which nothing checks at run time.
       metadata: {str: str} for the file's `metadata_props`.
+      broadcast_noise: noise planes are added as they are, which suits OpenVINO and
+        costs onnxruntime a tenth; not with `dynamic_size`.
 
     Returns:
       onnx.ModelProto.
 
     Raises:
-      ValueError: the resolution is no power of two from 16, or a parameter is not
-        finite.
+      ValueError: the resolution is no power of two from 16, a parameter is not finite,
+        or `broadcast_noise` with `dynamic_size`.
     """
+    if dynamic_size and broadcast_noise:
+        raise ValueError('broadcast_noise adds planes of R x R: leave out dynamic_size.')
     graph = GraphBuilder()
     result = add_core(graph, 'input', config, variables, dynamic_size=dynamic_size,
-                      largest=largest)
+                      largest=largest, broadcast_noise=broadcast_noise)
     for node in graph.nodes:
         for names in (node.input, node.output):
             for i, name in enumerate(names):

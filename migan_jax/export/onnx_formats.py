@@ -1,4 +1,7 @@
-"""ONNX files: the core graph and the pipeline, and both for ONNX Runtime Mobile."""
+"""ONNX files: the core graph, for onnxruntime and for OpenVINO, and the pipeline.
+
+The first and the last for ONNX Runtime Mobile, too.
+"""
 
 import collections
 
@@ -12,6 +15,8 @@ from migan_jax.export import onnx_core
 from migan_jax.export import onnx_pipeline
 from migan_jax.export import onnx_half
 from migan_jax.export.models import Format
+from migan_jax.export.models import lacks_package
+
 
 def clamps_of(model, options):
     """Which clamps an ONNX graph gets.
@@ -61,6 +66,33 @@ def save_onnx(proto, path, options):
     if options.half:
         proto = onnx_half.to_half(proto)
     path.write_bytes(proto.SerializeToString())
+
+
+def write_openvino(model, path, options):
+    largest, said, notes = clamps_of(model, options)
+    save_onnx(onnx_core.build_core(
+        model.config, model.variables, largest=largest, metadata=model.metadata | said,
+        broadcast_noise=True), path, options)
+    return notes
+
+
+def run_openvino(path, config):
+    del config
+    import openvino
+
+    core = openvino.Core()
+    # On processors that have it, bfloat16 is its default.
+    compiled = core.compile_model(
+        core.read_model(path), 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+
+    def generate(x):
+        result = compiled({'input': np.ascontiguousarray(x.transpose(0, 3, 1, 2))})
+        return result['output'].transpose(0, 2, 3, 1)
+    return generate
+
+
+def lacks_openvino(model, options):
+    return lacks_package('openvino', 'runtimes')
 
 
 def onnx_session(path):
@@ -125,4 +157,6 @@ ORT_PIPELINE = Format(
     'migan_pipeline.ort', as_ort(write_onnx_pipeline), run_onnx_pipeline,
     compare=comparison.pipeline_differences, samples=comparison.any_size_pictures,
     levels=True)
+OPENVINO = Format('migan_openvino.onnx', write_openvino, run_openvino, count_onnx,
+                  lacks=lacks_openvino)
 COMODGAN_ONNX = Format('comodgan.onnx', write_onnx, run_onnx, count_onnx)

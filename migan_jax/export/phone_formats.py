@@ -1,10 +1,10 @@
 """Files for the runtimes of phones, whose libraries take seconds to import."""
 
-import importlib.util
 import json
 
 from migan_jax.export import comparison
 from migan_jax.export.models import Format
+from migan_jax.export.models import lacks_package
 from migan_jax.export.models import lacks_plain_convolutions
 from migan_jax.export.models import lacks_starting_fill
 
@@ -15,6 +15,7 @@ def write_tflite(model, path, options):
     metadata = model.metadata | {'layout': 'NHWC'}
     path.write_bytes(tflite.build_tflite(
         model.config, model.variables, half=options.half,
+        largest=None if options.keep_clamps else model.largest(),
         description=json.dumps(metadata)))
 
 
@@ -80,10 +81,8 @@ def count_coreml(path):
 def needs(package, extra):
     """`Format.lacks` of a format that needs a package, which an extra brings."""
     def lacks(model, options):
-        if importlib.util.find_spec(package) is None:
-            return (f'it needs {package}, which is not installed: pip install -e '
-                    f"'.[{extra}]'.")
-        return lacks_plain_convolutions(model) or lacks_starting_fill(model)
+        return (lacks_package(package, extra) or lacks_plain_convolutions(model)
+                or lacks_starting_fill(model))
     return lacks
 
 

@@ -1,8 +1,8 @@
 """The deployed generator as a LiteRT (TensorFlow Lite) file.
 
 NHWC, f32[1, R, R, 4] -> f32[1, R, R, 3], of builtin operators that phones' delegates
-take: DEPTHWISE_CONV_2D, CONV_2D, LEAKY_RELU, MINIMUM, MAXIMUM, ADD and
-RESIZE_NEAREST_NEIGHBOR.  The graph is written in TensorFlow's own convolutions: what
+take: DEPTHWISE_CONV_2D, CONV_2D, LEAKY_RELU, ADD, RESIZE_NEAREST_NEIGHBOR and, where
+clamps are kept, MINIMUM and MAXIMUM.  The graph is written in TensorFlow's own convolutions: what
 jax2tf makes of the network converts to builtin operators too, but at 32 x 32 to 766
 instead of 164, slices, gathers and transpositions among them.
 """
@@ -20,6 +20,7 @@ with quiet.stderr_unless_it_fails():
     import tensorflow as tf
     from tensorflow.lite.tools import flatbuffer_utils
 
+from migan_jax.export import onnx_core
 from migan_jax.model import fill
 from migan_jax.model import topology
 from migan_jax.model.ops import CLAMP
@@ -30,11 +31,6 @@ from migan_jax.model.ops import SQRT2
 # It only converts here, and would reserve all memory of a GPU.
 with quiet.stderr_unless_it_fails():
     tf.config.set_visible_devices([], 'GPU')
-
-
-def _activation(x):
-    """Leaky ReLU clamped to +-256; its sqrt(2) is in the weights before it."""
-    return tf.minimum(tf.maximum(tf.nn.leaky_relu(x, 0.2), -CLAMP), CLAMP)
 
 
 def _depthwise(x, kernel, stride=1):
@@ -99,17 +95,27 @@ def _relax(x, known, colour, passes):
 class _Operators:
     """See `topology.Operators`; activations leave their gain to the weights before."""
 
-    def __init__(self, variables):
+    def __init__(self, variables, largest):
         self.params = variables['params']
         self.planes = topology.noise_planes(variables)
+        self.largest = largest
+
+    def activation(self, x, name):
+        x = tf.nn.leaky_relu(x, onnx_core.NEGATIVE_SLOPE)
+        # Written so that NaN is clamped.
+        if self.largest is not None and self.largest[name] < onnx_core.KEPT_FROM:
+            return x
+        return tf.minimum(tf.maximum(x, -CLAMP), CLAMP)
 
     def fromrgb(self, x, layer):
-        return _activation(_with_bias(x, layer.of(self.params), SQRT2))
+        return self.activation(
+            _with_bias(x, layer.of(self.params), SQRT2), str(layer))
 
     def block(self, x, layer):
         params, plane = layer.of(self.params), self.planes.get(str(layer))
         x = _depthwise(x, params['depthwise']['kernel'][:, :, 0] * SQRT2)
-        x = _activation(x + tf.constant(params['bias'] * SQRT2, tf.float32))
+        x = self.activation(x + tf.constant(params['bias'] * SQRT2, tf.float32),
+                            f'{layer}.depthwise')
         if layer.down:
             taps = np.outer(FIR_TAPS, FIR_TAPS)[..., None]
             x = _depthwise(x, np.tile(taps, x.shape[-1]), stride=2)
@@ -118,7 +124,7 @@ class _Operators:
             x = up2(x)
         if plane is not None:
             x += tf.constant(plane[None, :, :, None] * SQRT2, tf.float32)
-        return _activation(x)
+        return self.activation(x, str(layer))
 
     def torgb(self, x, layer):
         return _with_bias(x, layer.of(self.params), 1.0)
@@ -130,7 +136,7 @@ class _Operators:
         return up2(image)
 
 
-def build_tflite(config, variables, *, half=False, description=''):
+def build_tflite(config, variables, *, half=False, largest=None, description=''):
     """The generator as a LiteRT model.
 
     Input `input`, f32[1, R, R, 4]: [mask - 0.5, image * mask], mask first, 1 = known
@@ -142,6 +148,7 @@ def build_tflite(config, variables, *, half=False, description=''):
       variables: {'params', 'noise'} of the deployed generator, as
         `checkpoint.load_deployed` returns them.
       half: weights as float16; delegates may compute in it, CPUs compute in float32.
+      largest: see `onnx_core.build_core`; None keeps all clamps.
       description: text for the file's field of that name.
 
     Returns:
@@ -164,7 +171,8 @@ def build_tflite(config, variables, *, half=False, description=''):
             start = _starting_fill(
                 input, model.resolution, model.get('fill_passes', 0))
             input = tf.concat([input[..., :1], start], -1)
-        painted = topology.walk(_Operators(variables), input, model.resolution)
+        painted = topology.walk(
+            _Operators(variables, largest), input, model.resolution)
         return {'output': painted if start is None else painted + start}
 
     module.generate = generate

@@ -95,6 +95,21 @@ def clips(model):
     return sum(node.op_type == 'Clip' for node in model.graph.node)
 
 
+def test_noise_broadcast_for_openvino():
+    generator, variables = random_variables(small_config())
+    x = random_input(32)
+    largest = clamps.measure(small_config(), variables)
+    models = [onnx_core.build_core(small_config(), variables, largest=largest,
+                                   broadcast_noise=broadcast)
+              for broadcast in (False, True)]
+    assert relative_error(run(models[1], x), expected(generator, variables, x)) < 3e-6
+    kinds = [{node.op_type for node in model.graph.node} for model in models]
+    assert kinds[0] - kinds[1] == {'Shape', 'Concat', 'Expand'}
+    with pytest.raises(ValueError, match='leave out dynamic_size'):
+        onnx_core.build_core(
+            small_config(), variables, dynamic_size=True, broadcast_noise=True)
+
+
 def test_clamps_bind():
     """Activations far beyond the clamp, in encoder and decoder."""
     config = small_config()

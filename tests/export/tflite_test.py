@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.lite.tools import flatbuffer_utils
 
+from migan_jax.export import clamps
 from migan_jax.export import tflite
 from migan_jax.weights import torch_map
 from migan_jax.model.generator import Generator
@@ -34,7 +35,7 @@ def model():
     table = torch_map.generator_table(R, branches=0, noise_at_4x4=True, fused=True)
     config = ml_collections.ConfigDict({'model': {
         'resolution': R, 'ch_base': 512, 'ch_max': 32, 'depthwise': True,
-        'noise_at_4x4': True}})
+        'kind': 'migan', 'noise_at_4x4': True}})
     return config, torch_map.from_torch(state, table), golden.nhwc(arrays['in/x'])
 
 
@@ -93,6 +94,21 @@ def test_activations_are_clamped(tmp_path, model, paint):
     bias = large['params']['encoder']['b32']['fromrgb']['bias']
     free['params']['encoder']['b32']['fromrgb']['bias'] = 2 * bias
     assert golden.relative_error(paint(free, x), expected) < 1e-3
+
+
+def test_clamps_are_left_out_where_activations_stayed_below(tmp_path, model, paint):
+    config, variables, x = model
+    largest = clamps.measure(config, variables)
+    path = save(tmp_path / 'migan.tflite', model, largest=largest)
+    assert set(tflite.operators(path)) == DELEGATED - {'MAXIMUM', 'MINIMUM'}
+    expected = paint(variables, x)
+    assert golden.relative_error(tflite.load_generator(path)(x), expected) < 1e-5
+    one = 'decoder.b32.conv1.depthwise'
+    path = save(tmp_path / 'one.tflite', model, largest=largest | {one: 100.0})
+    counts = tflite.operators(path)
+    assert counts['MAXIMUM'] == counts['MINIMUM'] == 1
+    path = save(tmp_path / 'nan.tflite', model, largest=largest | {one: np.nan})
+    assert tflite.operators(path)['MINIMUM'] == 1
 
 
 def test_half_weights(tmp_path, model, paint):
