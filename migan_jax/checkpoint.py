@@ -15,11 +15,13 @@ import json
 import math
 
 from absl import logging
+from etils import epy
 import jax
 import ml_collections
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+with epy.lazy_imports():   # a fifth of a second, and saved models do without
+    import orbax.checkpoint as ocp
 
 from migan_jax.model import build
 from migan_jax import storage
@@ -153,8 +155,8 @@ def evaluation_setting(config):
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class _BestOfEachSetting(preservation_policy.PreservationPolicy):
-    """Keeps the best checkpoint of each setting of the evaluation."""
+class _BestOfEachSetting:
+    """Orbax's protocol `PreservationPolicy`: keeps the best of each setting."""
 
     def __init__(self, metric, mode):
         self._metric, self._sign = metric, 1 if mode == 'max' else -1
@@ -203,6 +205,7 @@ def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', setting
     if metric:
         best = lambda metrics: (
             metrics.get(metric, worst) if metrics.get(SETTING, '') == setting else worst)
+    preservation_policy = ocp.checkpoint_managers.preservation_policy
     policies = [preservation_policy.LatestN(keep_last)]
     if best:
         policies.append(_BestOfEachSetting(metric, mode))
@@ -288,7 +291,8 @@ def save_deployed(directory, config, variables):
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.deployed = True
-    check_same_arrays(build.abstract_variables(config, fused=True), variables, 'the config', 'the weights')
+    check_same_arrays(build.abstract_variables(config, fused=True), variables,
+                      'the config', 'the weights')
     storage.path_of(directory).mkdir(parents=True, exist_ok=True)
     manager = checkpoint_manager(directory)
     manager.save(0, args=ocp.args.StandardSave(variables))

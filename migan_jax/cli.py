@@ -175,6 +175,35 @@ def quiet_logs():
         and ('xla_bridge' not in record.pathname or record.levelno >= py_logging.ERROR))
 
 
+# Of compiled functions on disk; what was used longest ago goes first.
+_COMPILED_BYTES = 2**28
+
+
+def keep_compiled(folder: str):
+    """Keeps what JAX compiles, for the next process to find.
+
+    $JAX_COMPILATION_CACHE_DIR goes before; it is read by JAX. For the programs to call,
+    not for the library.
+
+    Args:
+      folder: compiled functions go into `compiled` in it. Where it can't be written to,
+        nothing is kept.
+    """
+    import jax
+
+    if os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+        return
+    folder = os.path.join(folder, 'compiled')
+    try:
+        check_folder(folder)
+    except ValueError:
+        return   # it would only have saved time
+    jax.config.update('jax_compilation_cache_dir', folder)
+    # With a limit, JAX locks the folder: half-written entries can end who reads them.
+    jax.config.update('jax_compilation_cache_max_size', _COMPILED_BYTES)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+
+
 # --- where results may go ----------------------------------------------------
 
 

@@ -34,9 +34,9 @@ import numpy as np
 from migan_jax import cli
 from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
-from migan_jax.data.mask_files import listed
 from migan_jax.data import photograph_files
 from migan_jax import extras
+from migan_jax.storage import listed
 from migan_jax.storage import shown
 # migan_jax.photo is imported where it is used: it brings JAX, which --help can do without.
 
@@ -245,11 +245,12 @@ def check_mode(mode):
 def main(argv):
     # Imported here: it brings in the models, which `run` takes as a function.
     from migan_jax import checkpoint as checkpoint_lib
-    from migan_jax import cli
+    from migan_jax.weights import fetching
 
     del argv
     args = flags.FLAGS
     cli.quiet_logs()
+    cli.keep_compiled(fetching.cache_folder())
     config, generate = checkpoint_lib.load_generator(args.checkpoint)
     written = run(
         generate, config.model.resolution, args.images, args.masks, args.out,

@@ -1,7 +1,5 @@
 """Networks from a config."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -11,8 +9,6 @@ from migan_jax.model.fuse import fuse
 from migan_jax.model.generator import Generator
 from migan_jax.model.layers import check_resolution
 from migan_jax.model.layers import ConvSpec
-
-
 
 
 def activation_dtype(name):
@@ -98,8 +94,8 @@ def deployed_params(config, params):
 def abstract_variables(config, *, fused=False):
     """Shapes and dtypes of the variables of `build_generator(config, fused=fused)`."""
     generator = build_generator(config, fused=fused)
-    return jax.eval_shape(
-        functools.partial(init_generator, generator), jax.random.key(0))
+    # The key within: outside it would be computed, by two compiled programs.
+    return jax.eval_shape(lambda: init_generator(generator, jax.random.key(0)))
 
 
 def deployed_forward(generator, variables, x, z=None):

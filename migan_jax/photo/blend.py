@@ -3,8 +3,11 @@
 A mask has 1 (or True) = known, 0 (or False) = hole.
 """
 
+from etils import epy
 import numpy as np
-from scipy import ndimage
+
+with epy.lazy_imports():   # a fifth of a second, and squashed pictures do without
+    from scipy import ndimage
 
 # sRGB levels in linear light.
 _LEVELS = np.arange(256, dtype=np.float32) / 255

@@ -19,8 +19,11 @@ the number of pixels but with that of blocks.
 import dataclasses
 from typing import Literal, NamedTuple
 
+from etils import epy
 import numpy as np
-from scipy import ndimage
+
+with epy.lazy_imports():   # a fifth of a second, and squashed pictures do without
+    from scipy import ndimage
 
 Route = Literal['native', 'tiles', 'scaled']
 

@@ -145,7 +145,7 @@ def load_bundle(directory: str | os.PathLike) -> Bundle:
         of one model; names the file and what differs.
     """
     directory = pathlib.Path(directory)
-    config, card = _read_config(directory / CONFIG)
+    config, card, abstract = _read_config(directory / CONFIG)
     path = directory / WEIGHTS
     tensors, metadata = _read_weights(path)
     expected = _metadata(config, card)
@@ -156,7 +156,7 @@ def load_bundle(directory: str | os.PathLike) -> Bundle:
             f'{path} is not of the model in {CONFIG}, its metadata differ: '
             f'{"; ".join(differing)}. Copy both files from one folder.')
     table = _table(config)
-    shapes = torch_map.torch_shapes(build.abstract_variables(config, fused=True), table)
+    shapes = torch_map.torch_shapes(abstract, table)
     damaged = [name for name, array in tensors.items() if not np.isfinite(array).all()]
     if damaged:
         raise BundleError(
@@ -255,7 +255,7 @@ def _table(config):
 
 
 def _metadata(config, card):
-    """Of the weights' file, which may come without the rest of the folder."""
+    """Metadata of the weights' file, which may come without the rest of the folder."""
     side = config.model.resolution
     return {
         # By which readers of safetensors know the order of the axes.
@@ -315,7 +315,7 @@ def _write(directory, files):
 
 
 def _read_config(path):
-    """ConfigDict and `Card` of a config.json."""
+    """ConfigDict and `Card` of a config.json, and shapes of the generator's variables."""
     try:
         stored = json.loads(path.read_text())
         config = ml_collections.ConfigDict(
@@ -323,7 +323,7 @@ def _read_config(path):
         config.deployed = True
         card = Card(**stored['card'])
         _check_card(card)
-        build.abstract_variables(config, fused=True)
+        abstract = build.abstract_variables(config, fused=True)
     except FileNotFoundError as error:
         raise BundleError(f'{path} is missing: it belongs beside {WEIGHTS}.') from error
     # Whatever a stranger's file makes of the fields that a model needs.
@@ -331,7 +331,7 @@ def _read_config(path):
         raise BundleError(
             f'{path} does not describe a model ({type(error).__name__}: '
             f'{_one_line(error)}); expected what migan_jax wrote.') from error
-    return config, card
+    return config, card, abstract
 
 
 def _check_card(card):
