@@ -210,9 +210,13 @@ class Model:
             raise ValueError(f'feather={feather}: expected 0 pixels or more.')
         name, masks, inverted = pictures_lib.mask_or_hole(mask, hole)
         pictures, rebuild = pictures_lib.pictures_of(image)
-        masks = pictures_lib.masks_of(masks, name, len(pictures)) if pictures_lib.several(image) else [masks]
-        known = [pictures_lib.known_of(m, f'{name}{picture.index}', inverted, picture.levels.shape)
-                 for m, picture in zip(masks, pictures)]
+        masks = (pictures_lib.masks_of(masks, name, len(pictures))
+                 if pictures_lib.several(image) else [masks])
+        # No comprehension: until Python 3.12 a warning's level counts it.
+        known = []
+        for m, picture in zip(masks, pictures):
+            known.append(pictures_lib.known_of(
+                m, f'{name}{picture.index}', inverted, picture.levels.shape))
         pictures_lib.warn_of_polarity(known, name)
         jobs = [(picture.levels, np.where(k, 255, 0).astype(np.uint8))
                 for picture, k in zip(pictures, known)]

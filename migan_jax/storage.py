@@ -187,6 +187,7 @@ def shown(name):
 
 
 def listed(names, limit=12):
-    """The first few names in one line."""
+    """The first few names in one printable line."""
+    names = list(names)
     more = [f'and {len(names) - limit} more'] if len(names) > limit else []
-    return ', '.join([str(name) for name in names[:limit]] + more)
+    return ', '.join([shown(str(name)) for name in names[:limit]] + more)

@@ -1,3 +1,3 @@
-"""Of the package; setup.cfg reads it."""
+"""The package's version; setup.cfg reads it."""
 
 __version__ = '0.1.0'

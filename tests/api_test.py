@@ -290,7 +290,8 @@ def test_grey_pictures_stay_grey(model):
     assert want.shape == (40, 30) and want.dtype == np.uint8
     np.testing.assert_array_equal(want[mask], grey[mask])
     assert (want[~mask] != grey[~mask]).any()
-    np.testing.assert_array_equal(model.inpaint(grey[..., None], mask, mode='resize')[..., 0], want)
+    np.testing.assert_array_equal(
+        model.inpaint(grey[..., None], mask, mode='resize')[..., 0], want)
     result = model.inpaint((grey / 255).astype(np.float32), mask, mode='resize')
     assert result.shape == (40, 30) and (result[mask] == (grey / 255)[mask].astype(
         np.float32)).all()
@@ -398,8 +399,11 @@ def test_levels_in_between(model):
     image, mask = picture(40, 40), known(40, 40)
     levels = np.where(mask, 250, 5).astype(np.uint8)   # as JPEG leaves them
     levels[0, 0] = 130
-    with pytest.warns(pictures_lib.MaskWarning, match='1600 pixels .* 128 and above'):
+    with pytest.warns(
+            pictures_lib.MaskWarning, match='1600 pixels .* 128 and above') as said:
         result = model.inpaint(image, levels)
+    # Warnings name the caller's line, in every Python.
+    assert {warning.filename for warning in said} == {__file__}
     np.testing.assert_array_equal(result, model.inpaint(image, mask))
     with pytest.raises(ValueError, match='mask: not a mask'):
         model.inpaint(image, picture(40, 40)[..., 0])
@@ -460,8 +464,10 @@ def test_several_need_as_many_masks(model):
 def test_orientation_gets_a_warning(model):
     image = Image.fromarray(picture(20, 20))
     image.getexif()[0x0112] = 6
-    with pytest.warns(UserWarning, match='exif_transpose'):
-        model.inpaint(image, known(20, 20))
+    for pictures, masks in ((image, known(20, 20)), ([image], [known(20, 20)])):
+        with pytest.warns(UserWarning, match='exif_transpose') as said:
+            model.inpaint(pictures, masks)
+        assert {warning.filename for warning in said} == {__file__}
 
 
 # Compiling.

@@ -354,7 +354,7 @@ def _openvino_job(model, x, threads):
 
 
 def largest_difference(runners, feed):
-    """Of the outputs of two sessions, over the largest value."""
+    """How far the outputs of two sessions differ at most, over the largest value."""
     first, second = (runner.run(None, feed)[0] for runner in runners)
     return float(np.abs(first - second).max() / np.abs(first).max())
 

@@ -66,7 +66,7 @@ def load(images, masks, methods, stems=(), rows=None):
     known = image_files.by_stem(images)
     if unknown := [s for s in stems if s not in known]:
         raise ValueError(
-            f'{storage.shown(images)}: no image {mask_files.listed(unknown)}')
+            f'{storage.shown(images)}: no image {storage.listed(unknown)}')
     stems = (list(stems) or list(known))[:rows]
     files = {'mask': mask_files.files_of(masks, stems, 'mask')}
     resolution = image_files.stored_size(files['mask'][stems[0]])[0]

@@ -114,7 +114,8 @@ def of_srgb(levels: np.ndarray, photograph: Photograph, rng: np.random.Generator
     converted = imagecodecs.cms_transform(
         np.rint(values * 257).astype(np.uint16), imagecodecs.cms_profile('srgb'),
         photograph.profile, colorspace='rgb',
-        outcolorspace='gray' if mode == 'L' else 'rgb', intent=int(_INTENT)).reshape(*values.shape[:2], -1)
+        outcolorspace='gray' if mode == 'L' else 'rgb', intent=int(_INTENT)
+    ).reshape(*values.shape[:2], -1)
     if samples.dtype == np.uint16:
         return converted
     return (converted / np.float32(65535)).astype(np.float32)

@@ -57,7 +57,7 @@ _FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'PPM', 'TIFF', 'AVIF')
 
 _HEIC_BRANDS = (b'heic', b'heix', b'hevc', b'hevx', b'heim', b'heis', b'mif1', b'msf1')
 
-_EXIF_ORIENTATION = 0x0112
+EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -261,7 +261,7 @@ def open_heic(file, name, max_pixels):
 def orientation_of(image):
     """EXIF orientation of a Pillow image, 1 to 8; 1 where it is damaged or missing."""
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:
         # Only the metadata is damaged (any of Pillow's parser errors, see `decode`):
         # the pixels are good as they are stored.

@@ -25,9 +25,6 @@ SUSPICIOUS_HOLE = 0.7
 # What a mask's name may have after that of its image.
 _SUFFIX = re.compile(r'_mask\d*$')
 
-# Names in one message at most.
-_LISTED = 20
-
 
 def known_of(levels):
     """Levels 0 to 255 of any shape, 255 = known, to a mask.
@@ -69,13 +66,6 @@ def read(path, invert=False):
         raise NotAMask(f'{storage.shown(path)}: {error}') from error
 
 
-def listed(names):
-    """The first few names in one line."""
-    names = list(names)
-    more = [f'and {len(names) - _LISTED} more'] if len(names) > _LISTED else []
-    return ', '.join([storage.shown(name) for name in names[:_LISTED]] + more)
-
-
 def files_of(folder, stems, what):
     """The pictures of a folder that belong to some images.
 
@@ -96,8 +86,8 @@ def files_of(folder, stems, what):
         unused = sorted(found.keys() - set(stems))
         raise ValueError(
             f'{storage.shown(folder)}: no {what} for {len(missing)} of '
-            f'{len(stems)} images: {listed(missing)}; without an image: '
-            f'{listed(unused) or "none"}. A {what} has the name of its image, '
+            f'{len(stems)} images: {storage.listed(missing)}; without an image: '
+            f'{storage.listed(unused) or "none"}. A {what} has the name of its image, '
             'extension aside.')
     return {s: found[s] for s in stems}
 
@@ -149,7 +139,7 @@ def match(images, masks):
     missing = [pictures[stem] for stem in sorted(pictures.keys() - known.keys())]
     if missing:
         raise ValueError(
-            f'masks={storage.shown(masks)} has no mask for {listed(missing)} (a mask '
+            f'masks={storage.shown(masks)} has no mask for {storage.listed(missing)} (a mask '
             'has the name of its image, extension aside)')
     unused = [known[stem] for stem in sorted(known.keys() - pictures.keys())]
     pairs = [(stem, pictures[stem], known[stem]) for stem in sorted(pictures)]
@@ -183,7 +173,7 @@ def check_sizes(files, resolution, what):
     if wrong:
         raise ValueError(
             f'{len(wrong)} of {len(files)} {what}s are not {resolution} x {resolution} '
-            f'pixels: {listed(wrong)}. Originals are squashed to the resolution that '
+            f'pixels: {storage.listed(wrong)}. Originals are squashed to the resolution that '
             f'is evaluated, so {what}s must have it; --resolution names another.')
 
 

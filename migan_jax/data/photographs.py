@@ -25,7 +25,6 @@ from migan_jax.storage import shown
 # Pillow's own names, and 'HEIC'.
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'AVIF', 'PPM', 'HEIC')
 
-ORIENTATION = 0x0112
 # What describes a picture and not how its samples are stored: description, make, model,
 # software, time, artist, XMP, copyright, IPTC, EXIF and GPS.
 _TIFF_TAGS = (270, 271, 272, 305, 306, 315, 700, 33432, 33723, 34665, 34853)
@@ -230,8 +229,8 @@ def _exif(image):
                 if described.get_ifd(tag):
                     described[tag] = described.get_ifd(tag)
             exif = described
-        elif ORIENTATION in exif:
-            exif[ORIENTATION] = 1
+        elif images.EXIF_ORIENTATION in exif:
+            exif[images.EXIF_ORIENTATION] = 1
         # The preview (a second directory) would show what is to be painted over;
         # Pillow leaves it out.
         data = exif.tobytes() if len(exif) else b''

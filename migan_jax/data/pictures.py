@@ -15,8 +15,6 @@ from migan_jax.data import drawn_masks
 from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
 
-_EXIF_ORIENTATION = 0x0112
-
 
 class MaskWarning(UserWarning):
     """A mask that can be used, and that looks as if something else was meant."""
@@ -66,7 +64,10 @@ def pictures_of(image):
         return [_picture(image, '')], lambda results: results[0]
     if not len(image):
         raise ValueError('image: expected at least one picture, got none.')
-    pictures = [_picture(one, f'[{i}]') for i, one in enumerate(image)]
+    pictures = []
+    # No comprehension: until Python 3.12 a warning's level counts it.
+    for i, one in enumerate(image):
+        pictures.append(_picture(one, f'[{i}]'))
     return pictures, np.stack if isinstance(image, np.ndarray) else list
 
 
@@ -129,7 +130,7 @@ def _pil_picture(image, name, index):
     """`Picture` of a PIL image."""
     if not (image.width and image.height):
         raise ValueError(f'{name}: the picture has no pixels.')
-    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+    if image.getexif().get(image_files.EXIF_ORIENTATION, 1) != 1:
         warnings.warn(
             f'{name} has an EXIF orientation, which is not applied: pass '
             'PIL.ImageOps.exif_transpose(image) and a mask of that.', stacklevel=5)
@@ -191,7 +192,7 @@ def known_of(mask, name, inverted, shape):
     if between:
         warnings.warn(
             f'{name}: {between} pixels ({between / levels.size:.2%}) are neither 0 nor '
-            '255; 128 and above is taken as 255.', MaskWarning, stacklevel=4)
+            '255; 128 and above is taken as 255.', MaskWarning, stacklevel=3)
     return high != inverted
 
 

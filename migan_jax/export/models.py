@@ -118,7 +118,7 @@ def from_deployed(config, variables, step):
 
 
 def version():
-    """Of the installed package; 'not installed' when it runs from its folder."""
+    """Version of the installed package; 'not installed' when it runs from its folder."""
     try:
         return importlib.metadata.version('migan_jax')
     except importlib.metadata.PackageNotFoundError:

@@ -185,7 +185,7 @@ class CoreBuilder:
         self._batch = one
 
     def shape(self, channels, resolution):
-        """Of a value where the model's own resolution has `resolution` pixels."""
+        """Shape of a value where the model's own resolution has `resolution` pixels."""
         batch = 'N' if self.one is None else 1
         if not self.dynamic_size:
             return [batch, channels, resolution, resolution]

@@ -29,7 +29,7 @@ class Layer(NamedTuple):
 
     @property
     def path(self) -> tuple[str, str, str]:
-        """Of its parameters in the generator's."""
+        """Where its parameters lie among the generator's."""
         return self.part, f'b{self.resolution}', self.name
 
     @property

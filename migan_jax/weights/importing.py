@@ -218,7 +218,7 @@ def migan_layout(resolution, tensors):
 
 
 def _fill_passes(tensors):
-    """Of the starting fill, by its flag's value; 0 where there is none that says so."""
+    """Passes of the starting fill, from its flag's value; 0 where none says so."""
     flag = np.asarray(tensors.get(FILL_FLAG, 0))
     value = float(flag) if flag.ndim == 0 else 0.0
     return int(value) - 1 if value.is_integer() and value >= 1 else 0

@@ -175,7 +175,7 @@ class _Reader:
         return tops[0], [*levels, last]
 
     def rgb_and_picture(self, node):
-        """Of an Add: the 1x1 convolution, and what the other operand enlarges."""
+        """What an Add takes: the 1x1 convolution, and what the other operand enlarges."""
         for rgb, picture in zip(node.input, reversed(node.input)):
             conv = self.ops.pointwise(rgb)
             if conv is None or len(conv.kernel) != 3 or conv.bias is None:

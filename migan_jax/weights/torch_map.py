@@ -244,7 +244,7 @@ def from_torch(state, table, shapes=None):
 
     Args:
       state: {torch name: array}.
-      table: from `generator_table` or `discriminator_table`.
+      table: from `generator_table` or `comodgan_table`.
       shapes: what the arrays must have, from `torch_shapes`; not checked if None.
 
     Returns:

@@ -232,7 +232,7 @@ def test_quality_is_used(tmp_path):
 def test_exif_comes_back_upright_and_without_a_preview(tmp_path):
     for orientation in range(1, 9):
         exif = Image.Exif()
-        exif[photographs.ORIENTATION] = orientation
+        exif[images.EXIF_ORIENTATION] = orientation
         exif[271] = 'maker'
         exif.get_ifd(0x8769)[0x9003] = '2020:01:02 03:04:05'
         exif.get_ifd(0x8825)[1] = 'N'
@@ -248,7 +248,7 @@ def test_exif_comes_back_upright_and_without_a_preview(tmp_path):
             photograph_files.write(before, out, how)
             with Image.open(out) as image:
                 kept = image.getexif()
-                assert kept.get(photographs.ORIENTATION, 1) == 1
+                assert kept.get(images.EXIF_ORIENTATION, 1) == 1
                 assert kept[271] == 'maker'
                 assert kept.get_ifd(0x8769)[0x9003] == '2020:01:02 03:04:05'
                 assert kept.get_ifd(0x8825)[1] == 'N'

@@ -41,7 +41,8 @@ def test_outputs_equal_the_published_code(name):
     x = jnp.asarray(golden.nhwc(arrays['in/x']))
     forms = {
         'materialized': (_generator(setting, materialize_branches=True), variables['params']),
-        'collapsed': (_generator(setting), published_forms.collapse_branches(variables['params'])),
+        'collapsed': (
+            _generator(setting), published_forms.collapse_branches(variables['params'])),
         'fused': (_generator(setting, fused=True), fuse.fuse(variables['params'])),
     }
     for form, (model, params) in forms.items():
