@@ -39,18 +39,11 @@ from migan_jax.training import steps as steps_lib
 
 
 def settings_of(config):
-    """`steps.Settings` of a config."""
+    """`steps.Settings` of a config, whose `loss` has fields of the same names."""
     return steps_lib.Settings(
         seed=config.seed, batch_size=config.train.batch_size,
-        ema_kimg=config.ema.kimg, ema_rampup=config.ema.rampup,
-        r1_gamma=config.loss.r1_gamma, r1_interval=config.loss.r1_interval,
-        distillation_weight=config.loss.distillation_weight,
-        distillation_min_resolution=config.loss.distillation_min_resolution,
-        reconstruction_weight=config.loss.reconstruction_weight,
-        adversarial_weight=config.loss.adversarial_weight,
+        ema_kimg=config.ema.kimg, ema_rampup=config.ema.rampup, **config.loss,
         decay_kimg=config.optim.decay_kimg, total_kimg=config.train.kimg,
-        path_length_weight=config.loss.path_length_weight,
-        path_length_interval=config.loss.path_length_interval,
         hole_range=tuple(config.mask.hole_range),
         brush_width=tuple(config.mask.brush_width),
         bank_share=config.data.masks_share, accumulate=config.train.accumulate)
