@@ -22,8 +22,8 @@ These are written without --formats. Each of the others needs an extra, see setu
 
 The network's input is [mask - 0.5, image * mask], mask first, 1 = known, 0 = hole, RGB in
 [-1, 1]; its output is neither clipped nor composited. Of a Co-Mod-GAN the first three are
-written, with the latent `z`, f32[N, z_dim], as second input. All but pt and torchscript leave out a clamp at
-+-256 where no activation reached a quarter of it; --keep_clamps keeps it.
+written, with the latent `z`, f32[N, z_dim], as second input. All but pt and torchscript leave
+out a clamp at +-256 where no activation reached a quarter of it; --keep_clamps keeps it.
 
 Each file is run again and compared with JAX on random pictures and on --images with
 --masks; one outside the tolerance is not kept, and the exit code is 1. Without --formats,

@@ -2,9 +2,9 @@
 
 NHWC, f32[1, R, R, 4] -> f32[1, R, R, 3], of builtin operators that phones' delegates
 take: DEPTHWISE_CONV_2D, CONV_2D, LEAKY_RELU, ADD, RESIZE_NEAREST_NEIGHBOR and, where
-clamps are kept, MINIMUM and MAXIMUM.  The graph is written in TensorFlow's own convolutions: what
-jax2tf makes of the network converts to builtin operators too, but at 32 x 32 to 766
-instead of 164, slices, gathers and transpositions among them.
+clamps are kept, MINIMUM and MAXIMUM.  The graph is written in TensorFlow's own
+convolutions: what jax2tf makes of the network converts to builtin operators too, but at
+32 x 32 to 766 instead of 164, slices, gathers and transpositions among them.
 """
 
 import os
