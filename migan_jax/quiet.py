@@ -1,10 +1,11 @@
-"""Keeps what C++ libraries write to stderr, past Python, off the terminal."""
+"""Keeps off the terminal what libraries write there and no reader can act on."""
 
 from collections.abc import Iterator
 import contextlib
 import os
 import sys
 import tempfile
+import warnings
 
 
 @contextlib.contextmanager
@@ -28,3 +29,15 @@ def stderr_unless_it_fails() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)
+
+
+@contextlib.contextmanager
+def torchscript_is_deprecated() -> Iterator[None]:
+    """Around calls of torch.jit: it is what IOPaint and pnnx load, deprecated or not.
+
+    Says so as DeprecationWarning, from PyTorch 2.14 on as FutureWarning.
+    """
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter('ignore', category)
+        yield

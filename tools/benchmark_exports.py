@@ -40,6 +40,7 @@ from torch.nn import functional
 
 from migan_jax.configs import default
 from migan_jax import cli
+from migan_jax import quiet
 from migan_jax.export import clamps
 from migan_jax.export import onnx_core
 from migan_jax.export import onnx_pipeline
@@ -260,7 +261,8 @@ def time_in_turns(jobs, repeats, clock=time.perf_counter):
 def torchscript_job(config, variables, x, threads):
     """Function that runs the traced module on f32[1, 4, R, R]."""
     torch.set_num_threads(threads)
-    module = torch_module.trace(torch_module.build_module(config, variables))
+    with quiet.torchscript_is_deprecated():
+        module = torch_module.trace(torch_module.build_module(config, variables))
     x = torch.from_numpy(x)
 
     def run():

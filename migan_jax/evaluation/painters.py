@@ -12,6 +12,7 @@ import zipfile
 
 import numpy as np
 
+from migan_jax import quiet
 from migan_jax import triton_guard
 from migan_jax.data import images as image_files
 from migan_jax.evaluation import methods
@@ -243,7 +244,8 @@ def from_torchscript(path, contract, resolution=0):
     digest = file_hash(path)
     check_torchscript(path)
     try:
-        model = torch.jit.load(path, map_location='cpu').eval()
+        with quiet.torchscript_is_deprecated():
+            model = torch.jit.load(path, map_location='cpu').eval()
     except Exception as error:   # a damaged archive raises any
         raise ValueError(f'{shown(path)}: not a TorchScript file: '
                          f'{shown(str(error))[:500]}') from error

@@ -8,13 +8,13 @@ import os
 import pathlib
 import subprocess
 import tempfile
-import warnings
 
 import ncnn
 import numpy as np
 import pnnx
 import torch
 
+from migan_jax import quiet
 from migan_jax.export.static_module import StaticGenerator
 
 PARAM, BIN = 'migan.ncnn.param', 'migan.ncnn.bin'
@@ -43,9 +43,7 @@ def write_ncnn(config, variables, path, *, half, largest):
     path = pathlib.Path(path)
     path.mkdir()
     with tempfile.TemporaryDirectory() as folder:
-        with warnings.catch_warnings(), torch.inference_mode():
-            # TorchScript is deprecated, and what pnnx reads.
-            warnings.simplefilter('ignore', DeprecationWarning)
+        with quiet.torchscript_is_deprecated(), torch.inference_mode():
             torch.jit.trace(module, torch.zeros(1, 4, side, side), check_trace=False
                             ).save(os.path.join(folder, 'migan.pt'))
         # It writes its own files beside the model's.

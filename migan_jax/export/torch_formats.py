@@ -6,10 +6,10 @@ PyTorch is imported when one is written or run: other formats do without it.
 import collections
 import json
 import re
-import warnings
 
 import numpy as np
 
+from migan_jax import quiet
 from migan_jax.export import comparison
 from migan_jax.weights import torch_map
 from migan_jax.export.models import drop_noise_at_4x4
@@ -171,9 +171,7 @@ def write_torchscript(model, path, options):
         trace = torch_module.trace
     if options.half:
         module = module.half()
-    with warnings.catch_warnings():
-        # TorchScript is deprecated, and what these consumers load.
-        warnings.simplefilter('ignore', DeprecationWarning)
+    with quiet.torchscript_is_deprecated():
         trace(module).save(
             str(path), _extra_files={'metadata.json': json.dumps(model.metadata)})
 
@@ -185,8 +183,7 @@ def run_torchscript(path, config):
 def torch_script(path):
     import torch
 
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', DeprecationWarning)
+    with quiet.torchscript_is_deprecated():
         return torch.jit.load(str(path))
 
 
