@@ -152,11 +152,19 @@ def as_ort(write):
     return write_ort
 
 
-ORT = Format('migan.ort', as_ort(write_onnx), run_onnx)
+def lacks_of_ort(model, options):
+    """`Format.lacks` of a graph whose constants are computed when it is written."""
+    if options.half:
+        return ('it is finished when it is written, float16 weights made float32 again: '
+                'leave out --half for it.')
+    return None
+
+
+ORT = Format('migan.ort', as_ort(write_onnx), run_onnx, lacks=lacks_of_ort)
 ORT_PIPELINE = Format(
     'migan_pipeline.ort', as_ort(write_onnx_pipeline), run_onnx_pipeline,
     compare=comparison.pipeline_differences, samples=comparison.any_size_pictures,
-    levels=True)
+    levels=True, lacks=lacks_of_ort)
 OPENVINO = Format('migan_openvino.onnx', write_openvino, run_openvino, count_onnx,
                   lacks=lacks_openvino)
 COMODGAN_ONNX = Format('comodgan.onnx', write_onnx, run_onnx, count_onnx)

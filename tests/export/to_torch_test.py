@@ -249,6 +249,8 @@ def test_onnxruntimes_own_format(tmp_path, checkpoint, exported):
     assert golden.relative_error(*results) < 1e-5
     assert sorted(os.listdir(tmp_path)) == [
         'migan.ort', 'migan_pipeline.ort', 'report.json']
+    report, = exporting.run(checkpoint, tmp_path, ['ort'], exporting.Options(half=True))
+    assert 'leave out --half' in report['error']
 
 
 def test_options_of_the_graphs(tmp_path, checkpoint):
