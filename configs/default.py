@@ -65,6 +65,9 @@ def get_config():
     config.mask = mask = ml_collections.ConfigDict()
     mask.hole_range = (0.0, 1.0)     # share of pixels to be painted
     mask.brush_width = (12, 48)      # pixels
+    # Share of training samples with object-shaped holes, among those without a mask of
+    # data.masks; not in the paper.
+    mask.objects_share = 0.0
 
     config.train = train = ml_collections.ConfigDict()
     train.kimg = 50_000.0            # thousands of images
@@ -73,6 +76,7 @@ def get_config():
     train.accumulate = 1
     # So many at the start train the discriminator alone: fine-tuning without one.
     train.d_only_kimg = 0.0
+    train.freeze_encoder = False     # fine-tuning: the encoder stays that of init_from
     train.max_nonfinite_steps = 20   # in a row, then training has diverged
     train.on_divergence = 'stop'     # or rollback: to the last checkpoint, other data
     train.max_rollbacks = 3          # in all, then training stops

@@ -497,7 +497,28 @@ def load_generator(directory, seed=0, step='best'):
       generate: f32[B, R, R, 4] (`io.model_input`, mask 1 = known) ->
         f32[B, R, R, 3].
     """
-    config, generator, variables = load_deployed(directory, step)
+    return load_generator_step(directory, seed, step)[:2]
+
+
+def load_generator_step(directory, seed=0, step='best'):
+    """`load_generator`, and the iteration that was taken; None where there is none."""
+    config, generator, variables, taken = load_deployed_step(directory, step)
     paint = build.make_painter(generator)
     on_device = jax.device_put(variables)
-    return config, lambda x: paint(on_device, x, np.uint32(seed))
+    return config, lambda x: paint(on_device, x, np.uint32(seed)), taken
+
+
+def said(directory, config, step):
+    """What a tool has used, in words: 'runs/mine, iteration 1500'.
+
+    Args:
+      directory, config, step: see `load_deployed_step`.
+    """
+    words = storage.shown(directory)
+    return f'{words}, iteration {step}' if is_iteration(config, step) else words
+
+
+def is_iteration(config, step):
+    """Whether a step, see `load_deployed_step`, is of a training that is known."""
+    # What from_torch writes has one checkpoint, 0, which is of none.
+    return step is not None and not (config.get('deployed', False) and step == 0)

@@ -3,6 +3,8 @@
 import glob
 import importlib
 import os
+import pathlib
+import re
 
 import jax
 import pytest
@@ -46,6 +48,29 @@ def test_head_comment_gives_command_cost(name):
     doc = importlib.import_module(f'configs.{name}').__doc__
     assert 'Cost:' in doc
     assert f'python -m migan_jax.main --config configs/{name}.py' in doc
+
+
+# Config -> where its figures are said besides; its head comment is what counts.
+@pytest.mark.parametrize('name, document, places', [
+    ('quickstart', 'README.md', (
+        r'hole PSNR (\d+\.\d+) dB', r'mean known\s+colour\s+has (\d+\.\d+)')),
+    ('quickstart_adversarial', 'docs/evaluation.md', (
+        r'`configs/quickstart_adversarial.py`[^|]*?hole PSNR (\d+\.\d+) dB',
+        r'`configs/quickstart_adversarial.py`[^|]*?mean known colour (\d+\.\d+)')),
+    ('comodgan_quickstart', 'docs/teachers.md', (
+        r'teacher has hole PSNR\s+(\d+\.\d+) dB',)),
+])
+def test_documents_have_the_figures_of_config_heads(name, document, places):
+    head = importlib.import_module(f'configs.{name}').__doc__
+    said = [re.search(pattern, head) for pattern in (
+        r'Expected: hole PSNR (\d+\.\d+) dB', r'mean\s+known\s+colour\s+has (\d+\.\d+)')]
+    text = (pathlib.Path(FOLDER).parent / document).read_text()
+    for ours, place in zip(said, places):
+        theirs = re.search(place, text)
+        assert theirs, f'{document} says no longer {place}'
+        # A document may have more digits.
+        digits = len(ours[1].partition('.')[2])
+        assert f'{float(theirs[1]):.{digits}f}' == ours[1], (name, document)
 
 
 @pytest.mark.parametrize('name, kimg, branches, distillation, resolution', [

@@ -16,7 +16,6 @@ metric is left out, and the tool says which file to put where; --fetch downloads
 
 Writes OUT.json (everything), OUT.md (the tables that it prints), OUT.png (samples:
 input, mask, raw output, composite, original) and OUT.parts, from where it goes on.
-Results among the images, masks or predictions need --overwrite.
 """
 
 import contextlib
@@ -42,6 +41,8 @@ from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation import painters
 from migan_jax.evaluation import published
 from migan_jax.evaluation import report
+from migan_jax.evaluation.figures import BASELINES
+from migan_jax.evaluation.figures import FIGURES
 from migan_jax.evaluation.figures import NAMES
 from migan_jax.model import io as model_io
 from migan_jax import storage
@@ -195,8 +196,10 @@ def label_of(bounds):
 
 def open_checkpoint(path, what, name, options, seed):
     """`Method` of a checkpoint directory; its generator runs on all local devices."""
-    of_generator, generator, variables, what['step'] = (
-        checkpoint_lib.load_deployed_step(path, options.step))
+    of_generator, generator, variables, step = checkpoint_lib.load_deployed_step(
+        path, options.step)
+    if checkpoint_lib.is_iteration(of_generator, step):
+        what['step'] = step
     own = of_generator.model.resolution
     if options.resolution not in (0, own):
         raise ValueError(f'{path}: the model paints {own} x {own} pixels, but '
@@ -435,6 +438,14 @@ def markdown(method, options, judge, written, ranges, outcomes):
     return '\n\n'.join(blocks + ['\n'.join(f'- {note}' for note in notes)]) + '\n'
 
 
+def gains(summary):
+    """How far the holes are from those that are filled without a network, in words."""
+    titles = {figure.name: figure.title.partition(': ')[2] for figure in FIGURES}
+    return 'Hole PSNR of the model against ' + ', '.join(
+        f'{titles[name]} {summary["hole_psnr"] - summary[name]:+.2f} dB'
+        for name in BASELINES if name in summary) + '.'
+
+
 def main(argv):
     del argv
     args = flags.FLAGS
@@ -455,8 +466,7 @@ def main(argv):
         return
     with open(f'{args.out}.md', encoding='utf-8') as f:
         print(f.read())
-    gain = summary['hole_psnr'] - summary['mean_fill_hole_psnr']
-    print(f'The model is {gain:+.2f} dB against filling with the mean known colour.')
+    print(gains(summary))
     print(f'Samples: {args.out}.png   every image: {args.out}.json')
 
 

@@ -26,6 +26,7 @@ from absl import flags
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import cli
+from migan_jax.configs import finetune256
 from migan_jax import storage
 with cli.needs('export'):
     from migan_jax.weights import importing
@@ -131,21 +132,22 @@ def advice(config, out):
     photos = ' --config.data.source=folder --config.data.path=PHOTOS'
     lines = []
     if model.kind == 'migan':
-        if model.resolution > 512:
-            fields += f' --config.model.resolution={model.resolution}'
-        fields += ''.join(
-            f' --config.model.{name}={model[name]}' for name, usual in (
-                ('ch_base', 32768), ('ch_max', 512), ('noise_at_4x4', True))
-            if model[name] != usual)
+        recipe = finetune256.get_config()
+        fields = ''.join(
+            f' --config.model.{name}={model[name]}'
+            for name in ('resolution', 'ch_base', 'ch_max', 'noise_at_4x4')
+            if model[name] != recipe.model[name])
+        if (width, widest) != tuple(recipe.mask.brush_width):
+            fields += f' --config.mask.brush_width={width},{widest}'
         lines += [
             'Not in such a file: the discriminator, the optimiser states, the split of '
             'kernels into branches and the size they had before normalisation. '
             'Fine-tuning starts those anew; the generator paints the same.',
             'Next:',
             f'  python tools/to_torch.py --checkpoint={out} --out=export',
-            f'  python -m migan_jax.main --config=configs/places{size}.py '
-            f'--workdir=runs/tuned --config.init_from={out}{fields}{photos} '
-            '--config.loss.distillation_weight=0 --config.train.kimg=500',
+            '  python -m migan_jax.main --config=configs/finetune256.py '
+            f'--workdir=runs/tuned --config.init_from={out}{fields} '
+            '--config.data.path=PHOTOS',
         ]
     else:
         lines += [

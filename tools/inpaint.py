@@ -49,7 +49,7 @@ class SomeFailed(ValueError):
 
 
 def run(generate, resolution, images, masks, out, overwrite=False, keep_going=False,
-        **options):
+        save_predictions='', save_masks='', **options):
     """Checks all input, then inpaints every image into `out`.
 
     Args:
@@ -60,6 +60,9 @@ def run(generate, resolution, images, masks, out, overwrite=False, keep_going=Fa
         out: folder for the results, made if missing.
         overwrite: whether results may lie among images and masks and replace them.
         keep_going: do the good ones of a batch, then raise.
+        save_predictions: folder for what the model paints on the whole picture squashed
+            to R x R, composited, as PNG named like the image; '' is none.
+        save_masks: folder for the masks of these, likewise.
         options: of `files.Options`.
 
     Returns:
@@ -75,7 +78,9 @@ def run(generate, resolution, images, masks, out, overwrite=False, keep_going=Fa
         options = files.Options(**options)
     except ValueError as error:
         raise InputError(str(error)) from error
-    jobs, errors = check(images, masks, out, options, overwrite, keep_going)
+    squashed = {'save_predictions': save_predictions, 'save_masks': save_masks}
+    squashed = {flag: folder for flag, folder in squashed.items() if folder}
+    jobs, errors = check(images, masks, out, options, overwrite, keep_going, squashed)
     written = []
     for image, mask, target in cli.progress(jobs, 'pictures'):
         try:
@@ -83,6 +88,12 @@ def run(generate, resolution, images, masks, out, overwrite=False, keep_going=Fa
             result = files.painted(generate, resolution, opened, options)
             target.parent.mkdir(parents=True, exist_ok=True)
             photograph_files.write(result, target, opened.how, options.quality)
+            if squashed:
+                pictures = files.squashed(generate, resolution, opened)
+                for flag, folder in squashed.items():
+                    path = squashed_path(folder, target, out)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    image_files.write_png(pictures[flag == 'save_masks'], path)
         except (ValueError, extras.MissingExtra) as error:
             if not keep_going:
                 raise
@@ -95,7 +106,12 @@ def run(generate, resolution, images, masks, out, overwrite=False, keep_going=Fa
     return written
 
 
-def check(images, masks, out, options, overwrite=False, keep_going=False):
+def squashed_path(folder, target, out):
+    """Where the R x R picture goes that belongs to a result."""
+    return (pathlib.Path(folder) / target.relative_to(out)).with_suffix('.png')
+
+
+def check(images, masks, out, options, overwrite=False, keep_going=False, squashed=()):
     """Finds what would go wrong, and warns of what looks wrong.
 
     Reads every file in full, because only that finds a truncated one.
@@ -147,15 +163,20 @@ def check(images, masks, out, options, overwrite=False, keep_going=False):
         failed, errors = errors, []
     else:
         failed = []
-    errors += [] if overwrite else check_apart(images, masks, out, jobs)
+    for flag, folder in {'out': out, **dict(squashed)}.items():
+        if not overwrite:
+            targets = [target if flag == 'out' else squashed_path(folder, target, out)
+                       for *_, target in jobs]
+            errors += check_apart(images, masks, f'--{flag}={folder}', jobs, targets)
     if out.exists() and not out.is_dir():
         errors.append(f'--out={shown(out)} exists and is not a folder')
     if errors:
         raise InputError('\n'.join(errors))
-    try:
-        cli.check_folder(out)
-    except ValueError as error:
-        raise InputError(f'--out={error}') from error
+    for flag, folder in {'out': out, **dict(squashed)}.items():
+        try:
+            cli.check_folder(folder)
+        except ValueError as error:
+            raise InputError(f'--{flag}={error}') from error
     for note, names in notes.items():
         warn(f'{note}: {listed(names)}')
     warn_of_polarity(options.invert_mask, all_known, all_hole, holes / max(pixels, 1))
@@ -178,18 +199,16 @@ def warn_of_polarity(invert_mask, all_known, all_hole, share):
              f'round, {remedy}')
 
 
-def check_apart(images, masks, out, jobs):
+def check_apart(images, masks, what, jobs, targets):
     """Lines of complaint about results that would lie among the inputs."""
-    what = f'--out={out}'
     try:
-        cli.check_apart(
-            what, [target for *_, target in jobs], {'images': images, 'masks': masks})
+        cli.check_apart(what, targets, {'images': images, 'masks': masks})
     except ValueError as error:
         return str(error).splitlines()
     # Also inputs that links in those folders lead to.
     inputs = {os.path.realpath(path) for job in jobs for path in job[:2]}
     return [f'{shown(what)}: a result would replace the input {shown(target)}'
-            for _, _, target in jobs if os.path.realpath(target) in inputs]
+            for target in targets if os.path.realpath(target) in inputs]
 
 
 def warn(message):
@@ -199,8 +218,8 @@ def warn(message):
 def define_flags():
     flags.DEFINE_string(
         'checkpoint', None,
-        'Training workdir (its best checkpoint, else its latest) or a folder written '
-        'by tools/from_torch.py.', required=True)
+        'Training workdir, or a folder written by tools/from_torch.py.', required=True)
+    flags.DEFINE_string('step', 'best', 'Of a workdir: best, latest or an iteration.')
     flags.DEFINE_string('images', None, 'Image or folder of images.', required=True)
     flags.DEFINE_string(
         'masks', None, 'Mask or folder of masks; white = known, black = hole.',
@@ -209,13 +228,12 @@ def define_flags():
     flags.DEFINE_bool('invert_mask', False, 'The masks have white = hole instead.')
     flags.DEFINE_string(
         'mode', None,
-        'photo: each hole at its own scale; resize: squash the whole picture; pipeline: '
-        'one crop around all holes. Default: photo for pictures larger than the model, '
-        'else resize.')
+        'photo, pipeline or resize, see above; default: photo for pictures larger than '
+        'the model, else resize.')
     flags.register_validator('mode', check_mode)
     flags.DEFINE_enum(
         'format', 'same', ('same', *photograph_files.FORMATS),
-        'Format of the results; same keeps it where pixels or quality can be kept.')
+        'Of the results; same: the image\'s.')
     flags.DEFINE_integer('quality', None, 'Of JPEG and WebP; by default that of the '
                          'image, and lossless WebP.', 1, 100)
     flags.DEFINE_bool('soft', False, 'Grey in masks is a soft edge (mode photo).')
@@ -229,6 +247,9 @@ def define_flags():
                       'Whether the grain of the surroundings is matched (mode photo).')
     flags.DEFINE_integer('max_pixels', image_files.MAX_PIXELS,
                          'Larger images are refused.', 1)
+    flags.DEFINE_string('save_predictions', '', 'Folder for squashed pictures, painted, '
+                        'R x R.')
+    flags.DEFINE_string('save_masks', '', 'Folder for their masks, R x R.')
     flags.DEFINE_bool('keep_going', False,
                       'Do the good ones of a batch; exit 1 with a list of the others.')
     flags.DEFINE_bool('overwrite', False, 'Results may replace images and masks.')
@@ -251,15 +272,19 @@ def main(argv):
     args = flags.FLAGS
     cli.quiet_logs()
     cli.keep_compiled(fetching.cache_folder())
-    config, generate = checkpoint_lib.load_generator(args.checkpoint)
+    config, generate, step = checkpoint_lib.load_generator_step(
+        args.checkpoint, step=args.step)
     written = run(
         generate, config.model.resolution, args.images, args.masks, args.out,
-        overwrite=args.overwrite, keep_going=args.keep_going, mode=args.mode or '',
-        invert_mask=args.invert_mask, soft=args.soft, fit_masks=args.fit_masks,
+        overwrite=args.overwrite, keep_going=args.keep_going,
+        save_predictions=args.save_predictions, save_masks=args.save_masks,
+        mode=args.mode or '', invert_mask=args.invert_mask, soft=args.soft,
+        fit_masks=args.fit_masks,
         stored_masks=args.stored_masks, grow=args.grow, feather=args.feather,
         grain=args.grain == 'auto', format=args.format, quality=args.quality,
         max_pixels=args.max_pixels)
-    print(f'wrote {len(written)} picture{"s" * (len(written) != 1)} to {args.out}')
+    print(f'wrote {len(written)} picture{"s" * (len(written) != 1)} to {args.out} '
+          f'(model: {checkpoint_lib.said(args.checkpoint, config, step)})')
 
 
 if __name__ == '__main__':

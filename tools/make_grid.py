@@ -11,6 +11,7 @@ results it needs --overwrite.
 
 import io
 import os
+import sys
 
 from absl import flags
 import numpy as np
@@ -67,7 +68,7 @@ def load(images, masks, methods, stems=(), rows=None):
     if unknown := [s for s in stems if s not in known]:
         raise ValueError(
             f'{storage.shown(images)}: no image {storage.listed(unknown)}')
-    stems = (list(stems) or list(known))[:rows]
+    stems = (list(stems) or painted_by_any(known, methods))[:rows]
     files = {'mask': mask_files.files_of(masks, stems, 'mask')}
     resolution = image_files.stored_size(files['mask'][stems[0]])[0]
     mask_files.check_sizes(files['mask'], resolution, 'mask')
@@ -85,6 +86,21 @@ def load(images, masks, methods, stems=(), rows=None):
             painted = image_files.decode(files[name][s])
             loaded[s][name] = model_io.composite(painted, original, mask)
     return loaded
+
+
+def painted_by_any(known, methods):
+    """Those of the images that a method has painted; says which are left out.
+
+    Unreadable images are such: no tool paints them.
+    """
+    painted = {stem for folder in methods.values() for stem in image_files.by_stem(folder)}
+    left_out = [stem for stem in known if stem not in painted]
+    # Where nothing fits, the complaint about missing files says more.
+    if not left_out or len(left_out) == len(known):
+        return list(known)
+    print('left out, as no method has painted them: '
+          f'{storage.listed(left_out)}', file=sys.stderr)
+    return [stem for stem in known if stem in painted]
 
 
 def sheet(rows, cell=None):

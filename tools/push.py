@@ -20,7 +20,7 @@ from migan_jax.weights import bundles
 from migan_jax.weights import hub
 
 
-def run(checkpoint, to, card, half=False, private=False, **options):
+def run(checkpoint, to, card, half=False, private=False, step='best', **options):
     """Saves a checkpoint as a folder, unless it is one, and uploads that.
 
     Args:
@@ -29,6 +29,7 @@ def run(checkpoint, to, card, half=False, private=False, **options):
       card: `bundles.Card`; its step is filled in.
       half: store float16.
       private: of a new repository.
+      step: which checkpoint, see `checkpoint.open_checkpoint`.
       **options: of `hub.push`.
 
     Returns:
@@ -40,9 +41,8 @@ def run(checkpoint, to, card, half=False, private=False, **options):
     hub.parse(to)
     if bundles.is_bundle(checkpoint):
         return hub.push(checkpoint, to, private=private, **options)
-    _, manager, step = checkpoint_lib.open_checkpoint(checkpoint)
-    manager.close()
-    config, _, variables = checkpoint_lib.load_deployed(checkpoint)
+    config, _, variables, step = checkpoint_lib.load_deployed_step(checkpoint, step)
+    print(f'model: {checkpoint_lib.said(checkpoint, config, step)}')
     with tempfile.TemporaryDirectory(prefix='migan_jax.') as folder:
         bundles.save_bundle(folder, config, variables, card._replace(step=step),
                             half=half)
@@ -51,6 +51,7 @@ def run(checkpoint, to, card, half=False, private=False, **options):
 
 def define_flags():
     flags.DEFINE_string('checkpoint', None, 'What to upload.', required=True)
+    flags.DEFINE_string('step', 'best', 'Of a workdir: best, latest or an iteration.')
     flags.DEFINE_string('to', None, 'hf://owner/name, or hf://owner/name@branch.',
                         required=True)
     flags.DEFINE_string('data', 'not said', 'What it was trained on, for the card.')
@@ -66,7 +67,8 @@ def main(argv):
     cli.quiet_logs()
     card = bundles.Card(name=args.to.rpartition('/')[2], data=args.data,
                         licence=args.licence, remarks=args.remarks)
-    print(run(args.checkpoint, args.to, card, args.half, args.private))
+    print(run(args.checkpoint, args.to, card, args.half, args.private,
+              args.step))
 
 
 if __name__ == '__main__':

@@ -18,7 +18,8 @@ if [[ $# -gt 0 && $1 != -* ]]; then
   shift
 fi
 
-setup_venv quickstart -e '.[train]'
+# OpenCV's methods are in its table.
+setup_venv quickstart -e '.[train,classical]'
 "$venv/bin/python" -m migan_jax.main \
   --config configs/quickstart.py --workdir "$workdir" "$@"
 echo

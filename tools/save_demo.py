@@ -2,9 +2,9 @@
 
     python tools/save_demo.py --checkpoint=runs/demo --evaluation=bsds.json --out=models/demo
 
-Half precision, the best checkpoint so far, and a card with the photographs' authors and
-licences.  --evaluation may be given again: reports of tools/evaluate.py, whose mean
-figures go onto the card as NAME/RANGE/FIGURE.
+Half precision, the best checkpoint so far or that of --step, and a card with the
+photographs' authors and licences.  --evaluation may be given again: reports of
+tools/evaluate.py, whose mean figures go onto the card as NAME/RANGE/FIGURE.
 """
 
 import json
@@ -39,18 +39,20 @@ CC-BY-2.0).
 """
 
 
-def save(checkpoint: str, evaluations: list[str], out: str) -> pathlib.Path:
+def save(checkpoint: str, evaluations: list[str], out: str, step: str = 'best'
+         ) -> pathlib.Path:
     """Writes the folder.
 
     Args:
       checkpoint: workdir.
       evaluations: paths of reports.
       out: folder, replaced if it is one of these.
+      step: which checkpoint, see `checkpoint.open_checkpoint`.
 
     Raises:
       ValueError: no checkpoint there, or something else in `out`.
     """
-    config, _, variables, step = checkpoint_lib.load_deployed_step(checkpoint)
+    config, _, variables, step = checkpoint_lib.load_deployed_step(checkpoint, step)
     metrics = {}
     for path in evaluations:
         metrics |= figures_of(json.loads(pathlib.Path(path).read_text()))
@@ -74,6 +76,7 @@ def figures_of(report: dict) -> dict[str, float]:
 def define_flags():
     flags.DEFINE_string('checkpoint', None, 'Workdir of tools/train_demo.sh.',
                         required=True)
+    flags.DEFINE_string('step', 'best', 'Of it: best, latest or an iteration.')
     flags.DEFINE_multi_string('evaluation', [], 'Report of tools/evaluate.py.')
     flags.DEFINE_string('out', 'models/demo', 'Folder, replaced.')
 
@@ -82,7 +85,7 @@ def main(argv):
     del argv
     args = flags.FLAGS
     cli.quiet_logs()
-    print(save(args.checkpoint, args.evaluation, args.out))
+    print(save(args.checkpoint, args.evaluation, args.out, args.step))
 
 
 if __name__ == '__main__':

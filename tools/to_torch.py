@@ -81,6 +81,9 @@ def main(argv):
         args.half, args.drop_noise_at_4x4, args.dynamic_size, args.upstream_crop,
         args.keep_clamps, args.tolerance)
     with cli.Status() as status:
+        def opened(text):
+            print(f'model: {text}', flush=True)
+
         def done(report):
             status.show('')
             print(exporting.describe(report), flush=True,
@@ -88,7 +91,7 @@ def main(argv):
 
         reports = exporting.run(
             args.checkpoint, args.out, args.formats, options, args.images, args.masks,
-            say=status.show, done=done, step=args.step)
+            say=status.show, done=done, step=args.step, opened=opened)
     if args.json:
         print(json.dumps(reports))
     return int(any('error' in report for report in reports))

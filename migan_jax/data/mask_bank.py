@@ -61,17 +61,17 @@ def draw(key, bank):
     return mask.astype(jnp.float32)[..., None]
 
 
-def mix(keys, bank, share, masks):
-    """Replaces a share of a batch's masks by drawn ones.
+def mix(keys, draw_one, share, masks):
+    """Replaces a share of a batch's masks by others.
 
     Args:
       keys: [B] JAX keys.
-      bank: see `draw`.
+      draw_one: key -> f32[R, R, 1], such as `draw` from a bank.
       share: probability of each, 0 to 1.
       masks: f32[B, R, R, 1].
     """
     def one(key, mask):
         choice, key = jax.random.split(key)
-        return jnp.where(jax.random.bernoulli(choice, share), draw(key, bank), mask)
+        return jnp.where(jax.random.bernoulli(choice, share), draw_one(key), mask)
 
     return jax.vmap(one)(keys, masks)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from migan_jax.evaluation import classical
 from migan_jax.evaluation.metrics import lpips
 from migan_jax.evaluation.metrics.bootstrap import confidence_interval
 from migan_jax.evaluation.metrics.psnr import hole_psnr
@@ -29,7 +30,10 @@ class Figure(NamedTuple):
       better: 'higher' or 'lower'; '' for what says nothing of quality.
       network: field of `networks.Networks` that it needs; '' for none.
       measure: (networks, composite, image, mask) -> f32[B], of single images, all
-        f32[B, H, W, C] in [-1, 1], mask 1 = known; None for a figure of a whole set.
+        f32[B, H, W, C] in [-1, 1], mask 1 = known; None for a figure of a whole set and
+        for a classical one.
+      classical: of `classical.METHODS` the one whose result is measured, whatever the
+        composite; '' for all other figures.
     """
     name: str
     title: str
@@ -37,6 +41,7 @@ class Figure(NamedTuple):
     better: str
     network: str = ''
     measure: Callable | None = None
+    classical: str = ''
 
 
 def mean_fill(image, mask):
@@ -100,6 +105,9 @@ FIGURES = (
     Figure('hole_psnr', 'hole PSNR, dB: the model', 2, 'higher', '', _hole_psnr),
     Figure('mean_fill_hole_psnr', 'hole PSNR, dB: mean known colour', 2, '', '',
            _mean_fill_hole_psnr),
+    Figure('telea_hole_psnr', 'hole PSNR, dB: Telea (OpenCV)', 2, '', classical='telea'),
+    Figure('navier_stokes_hole_psnr', 'hole PSNR, dB: Navier-Stokes (OpenCV)', 2, '',
+           classical='navier_stokes'),
     Figure('psnr', 'PSNR of the whole picture, dB', 3, 'higher', '', _psnr),
     Figure('ssim', 'SSIM of the whole picture', 4, 'higher', '', _ssim),
     Figure('lpips', 'LPIPS (Alex, v0.1), lower is better', 4, 'lower', 'lpips', _lpips),
@@ -110,12 +118,43 @@ FIGURES = (
     Figure('u_ids', 'U-IDS', 4, 'higher', 'inception'),
 )
 NAMES = tuple(figure.name for figure in FIGURES)
-SET_NAMES = tuple(figure.name for figure in FIGURES if figure.measure is None)
+SET_NAMES = tuple(figure.name for figure in FIGURES
+                  if figure.measure is None and not figure.classical)
+CLASSICAL = tuple(figure.name for figure in FIGURES if figure.classical)
+# What an evaluation is compared with; the classical ones may not be there.
+BASELINES = ('mean_fill_hole_psnr', *CLASSICAL)
 
 
 def needing(network: str) -> tuple[str, ...]:
     """Names of the figures that need a network."""
     return tuple(figure.name for figure in FIGURES if figure.network == network)
+
+
+def measure_classical(names, images: np.ndarray, masks: np.ndarray) -> dict:
+    """What classical methods reach, on the host.
+
+    Args:
+      names: of figures; those that are not classical are passed over.
+      images: u8[B, H, W, 3].
+      masks: u8[B, H, W, 1], 1 = known, 0 = hole.
+
+    Returns:
+      {name: f32[B]}; nan for an image without a hole.
+
+    Raises:
+      MissingExtra: OpenCV is not installed.
+    """
+    measured = {}
+    for figure in FIGURES:
+        if not figure.classical or figure.name not in names:
+            continue
+        paint = classical.METHODS[figure.classical]
+        painted = np.stack([
+            paint(image, mask * np.uint8(255)) for image, mask in zip(images, masks)])
+        measured[figure.name] = np.asarray(_hole_psnr(
+            None, model_io.from_uint8(painted), model_io.from_uint8(images),
+            masks.astype(np.float32)))
+    return measured
 
 
 def measure(networks: Any, composite, image, mask) -> dict:

@@ -59,11 +59,13 @@ class Scorer(NamedTuple):
       features: pmapped (networks, originals) -> features; None without an Inception.
       networks: replicated `networks_lib.Networks`.
       identity: str.
+      classical: names of the classical figures that are measured besides.
     """
     figures: Callable
     features: Callable
     networks: Any
     identity: str
+    classical: tuple = ()
 
 
 class Results(NamedTuple):
@@ -81,12 +83,13 @@ class Results(NamedTuple):
     fake: np.ndarray
 
 
-def make_scorer(protocol, loaded):
+def make_scorer(protocol, loaded, classical=()):
     """The `Scorer` of a protocol.
 
     Args:
       protocol: of `inception.PROTOCOLS`.
       loaded: from `networks_lib.load_networks`.
+      classical: names of classical figures, see `figures.measure_classical`.
     """
     with_features = loaded.networks.inception is not None
 
@@ -109,7 +112,8 @@ def make_scorer(protocol, loaded):
     return Scorer(
         jax.pmap(measure, AXIS),
         jax.pmap(features, AXIS) if with_features else None, networks,
-        json.dumps([_VERSION, protocol.name, loaded.files], sort_keys=True))
+        json.dumps([_VERSION, protocol.name, loaded.files, *classical], sort_keys=True),
+        tuple(classical))
 
 
 def from_generator(config, generator, variables, seed):
@@ -307,7 +311,8 @@ def _measure_batch(scorer, painter, stems, batch, masks):
             + ', '.join(s for s, bad in zip(stems, wrong) if bad))
     figures = scorer.figures(
         scorer.networks, *(_shard(x) for x in (output, batch['image'], masks)))
-    return {name: _gather(values) for name, values in figures.items()}
+    return {name: _gather(values) for name, values in figures.items()} | (
+        figures_lib.measure_classical(scorer.classical, batch['image'], masks))
 
 
 def _shard(x):
@@ -323,6 +328,29 @@ def _gather(x):
 def _stack(rows):
     """[{name: [n, ...]}] -> {name: [sum of n, ...]}."""
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+
+def classical_means(batches, masks_of):
+    """What classical methods reach on images that are evaluated.
+
+    Args:
+      batches: of `batches.eval_batches`.
+      masks_of: stems -> u8[B, R, R, 1], 1 = known, 0 = hole.
+
+    Returns:
+      {figure: mean}.
+
+    Raises:
+      MissingExtra: OpenCV is not installed.
+    """
+    rows = []
+    for batch in batches:
+        masks = masks_of([stem(name) for name in batch['name']])
+        measured = figures_lib.measure_classical(
+            figures_lib.CLASSICAL, batch['image'], masks)
+        rows.append({name: values[batch['valid']] for name, values in measured.items()})
+    summary = figures_lib.summarize(_stack(rows), resamples=0)
+    return {name: figure['mean'] for name, figure in summary.items()}
 
 
 def set_figures(results, protocol, metrics):

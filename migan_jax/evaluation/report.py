@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from migan_jax.evaluation import classical
 from migan_jax.evaluation import figures as figures_lib
 from migan_jax.evaluation import methods
 from migan_jax.evaluation.metrics import inception
@@ -104,13 +105,18 @@ def open_judge(protocol: str, side: int, count: int, asked: Sequence[str] = (),
     protocol = inception.PROTOCOLS[protocol]
     names = tuple(asked or figures_lib.NAMES)
     left_out = methods.check_counts(count, names) | too_small(side, names)
+    for name in set(names).intersection(figures_lib.CLASSICAL):
+        if why := classical.unavailable(count, name in asked):
+            left_out[name] = why
     names = tuple(name for name in names if name not in left_out)
     loaded = networks_lib.load_networks(protocol, weights, names, fetch)
     left_out |= loaded.missing
     if refused := [why for name, why in left_out.items() if name in asked]:
         raise ValueError('\n'.join(dict.fromkeys(refused)))
-    return Judge(protocol, tuple(name for name in names if name not in left_out),
-                 methods.make_scorer(protocol, loaded), loaded.files, left_out)
+    names = tuple(name for name in names if name not in left_out)
+    scorer = methods.make_scorer(
+        protocol, loaded, [name for name in figures_lib.CLASSICAL if name in names])
+    return Judge(protocol, names, scorer, loaded.files, left_out)
 
 
 def measure(judge: Judge, batches, masks_of: Callable, painter: methods.Painter,

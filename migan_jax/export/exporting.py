@@ -11,6 +11,7 @@ import os
 import pathlib
 import tempfile
 
+from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.export import clamps
 from migan_jax.export import comparison
 from migan_jax.export import onnx_core
@@ -134,7 +135,8 @@ def check_comodgan_has(formats, options):
 
 
 def run(checkpoint, out, formats=None, options=Options(), images=None, masks=None,
-        say=lambda text: None, done=lambda report: None, step='best'):
+        say=lambda text: None, done=lambda report: None, step='best',
+        opened=lambda text: None):
     """Exports a checkpoint.
 
     Args:
@@ -147,6 +149,7 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
       say: called with what it is about to do.
       done: called with each report.
       step: which checkpoint, see `checkpoint.open_checkpoint`.
+      opened: called with what was loaded, in words.
 
     Returns:
       list of dicts, one per format; those that failed have 'error', and those that
@@ -168,6 +171,7 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
     out = make_out(out)
     pictures = comparison.read_pictures(images, masks) if images else []
     model = load(checkpoint, step)
+    opened(checkpoint_lib.said(checkpoint, model.config, model.step))
     files = formats_of(model.config)
     named = formats is not None and not everything
     if not named:

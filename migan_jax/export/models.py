@@ -30,12 +30,14 @@ class Model(NamedTuple):
       generate: f32[N, R, R, 4] -> f32[N, R, R, 3], JAX in float32.
       metadata: {str: str} for the files.
       largest: -> what `clamps.measure` says of it.
+      step: iteration of the checkpoint, if it is known.
     """
     config: Any
     variables: dict
     generate: Callable
     metadata: dict[str, str]
     largest: Callable
+    step: int | None = None
 
 
 class Options(NamedTuple):
@@ -91,7 +93,7 @@ def load(directory, step='best'):
     """
     config, _, variables, step = checkpoint_lib.load_deployed_step(directory, step)
     return from_deployed(
-        config, variables, 'unknown' if step is None else str(step))
+        config, variables, 'unknown' if step is None else str(step))._replace(step=step)
 
 
 def from_deployed(config, variables, step):

@@ -179,3 +179,21 @@ def painted(generate, resolution: int, opened: Opened, options: Options, seed: i
         photograph_files.replace(photograph, samples, fill.levels, fill.weight > 0,
                                  (fill.box.top, fill.box.left), seed)
     return dataclasses.replace(photograph, samples=samples)
+
+
+def squashed(generate, resolution: int, opened: Opened) -> tuple[np.ndarray, np.ndarray]:
+    """The whole picture at the model's size, as evaluations and sheets have it.
+
+    Args:
+      generate: see `inpaint.inpaint_many`.
+      resolution: R.
+      opened: see `open_pair`.
+
+    Returns:
+      u8[R, R, 3], squashed and its holes painted; u8[R, R], 255 = known, 0 = hole.
+    """
+    image = images.squash(colour.to_srgb(opened.photograph), resolution)
+    known = np.where(opened.levels == 255, 255, 0).astype(np.uint8)[..., None]
+    mask = inpaint.resize_nearest(known, resolution, resolution)[..., 0]
+    (result,) = inpaint.inpaint_many(generate, [(image, mask)], resolution)
+    return result, mask

@@ -102,10 +102,13 @@ RULES = {
     'data.prefetch': _whole(1),
     'mask.hole_range': _PAIR,
     'mask.brush_width': _PAIR,
+    'mask.objects_share': Rule('a number from 0 to 1', lambda value: (
+        _is_number(value) and 0 <= value <= 1)),
     'train.kimg': _POSITIVE,
     'train.batch_size': _whole(1),
     'train.accumulate': _whole(1),
     'train.d_only_kimg': _FROM_0,
+    'train.freeze_encoder': _SWITCH,
     'train.max_nonfinite_steps': _whole(1),
     'train.on_divergence': _one_of('stop', 'rollback'),
     'train.max_rollbacks': _whole(0),
@@ -130,7 +133,8 @@ RULES = {
     'eval.seed': _SEED,
     'eval.grid_rows': _whole(1),
     'eval.networks': _TEXT,
-    'eval.best_metric': _one_of('', *figures.NAMES),
+    'eval.best_metric': _one_of(
+        '', *(figure.name for figure in figures.FIGURES if figure.better)),
     'eval.best_mode': _one_of('max', 'min'),
     'checkpoint.every_kimg': _POSITIVE,
     'checkpoint.keep_last': _whole(1),
@@ -209,6 +213,10 @@ def _together(config):
             f'train.d_only_kimg is {config.train.d_only_kimg}, but '
             'loss.adversarial_weight is 0, so there is no discriminator to train: set '
             'one of the two.')
+    if config.train.get('freeze_encoder', False) and not config.init_from:
+        lines.append(
+            'train.freeze_encoder is True, but init_from is empty: an encoder that stays '
+            'as it was drawn sees nothing; expected a trained generator in init_from.')
     if model.ch_base < model.resolution:
         lines.append(
             f'model.ch_base is {model.ch_base}: ch_base / resolution channels are less '

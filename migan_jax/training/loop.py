@@ -15,6 +15,8 @@ from migan_jax.data import batches as batches_lib
 from migan_jax.data import images as image_files
 from migan_jax.devices import replicate
 from migan_jax.devices import unreplicate
+from migan_jax.evaluation import classical
+from migan_jax.evaluation import methods
 from migan_jax.evaluation import step as evaluation_step
 from migan_jax import storage
 from migan_jax.training import agreement
@@ -46,7 +48,10 @@ def settings_of(config):
         decay_kimg=config.optim.decay_kimg, total_kimg=config.train.kimg,
         hole_range=tuple(config.mask.hole_range),
         brush_width=tuple(config.mask.brush_width),
-        bank_share=config.data.masks_share, accumulate=config.train.accumulate)
+        bank_share=config.data.masks_share,
+        objects_share=config.mask.objects_share,
+        freeze_encoder=config.train.freeze_encoder,
+        accumulate=config.train.accumulate)
 
 
 def train(config, workdir, allow_changes=False):
@@ -158,6 +163,7 @@ class _Run:
         self._watch = FiniteWatch(config.train.max_nonfinite_steps)
         self._pending = None   # (iteration, metrics still on the device)
         self._measured = {}
+        self._classical = None   # figures, once they are measured
 
     def _say_changes(self, lines):
         if lines:
@@ -341,6 +347,8 @@ class _Run:
         self._page.add(self._step, self._images(), {
             f'train/{name}': value for name, value in (means | memory_gib()).items()})
         with self._figures():
+            if self._is_main:
+                self._page.write_rows()
             self._writer.write_scalars(self._step, {
                 **{f'train/{name}': value for name, value in means.items()},
                 **{f'nonfinite/{phase}': count for phase, count in counts.items()}})
@@ -364,6 +372,9 @@ class _Run:
         figures = dict(evaluation_step.evaluate(
             self._evaluation, self._state.ema, self._state.variables,
             self._eval_batches()))
+        if self._classical is None:
+            self._classical = self._measure_classical()
+        figures |= self._classical
         self._page.add(self._step, self._images(), {
             f'eval/{name}': value for name, value in figures.items()})
         with self._figures():
@@ -381,6 +392,20 @@ class _Run:
         logging.info('evaluation at %s kimg: %s', self._kimg(), ', '.join(
             f'{name} {value:.4g}' for name, value in figures.items()))
         return figures
+
+    def _measure_classical(self):
+        """Figures of OpenCV's methods; they stay what they are through a run."""
+        limit = self._config.eval.limit or len(self._eval_source)
+        why = ('OpenCV\'s methods are not measured in a run of several processes.'
+               if jax.process_count() > 1 else
+               classical.unavailable(min(limit, len(self._eval_source))))
+        if why:
+            logging.info('evaluation: %s', why)
+            return {}
+        masks_of = methods.mask_maker(
+            self._config.model.resolution, self._settings.hole_range,
+            self._settings.brush_width, self._config.eval.seed)
+        return methods.classical_means(self._eval_batches(), masks_of)
 
     def _eval_batches(self):
         batches = inputs.eval_batches(self._eval_source, self._config)
@@ -416,6 +441,7 @@ class _Run:
         self._settle()
         self._checkpoints.wait()
         self._save_or_raise()
+        self._write_page()
         raise Preempted(
             f'stopped by {self._notice.signal or "SIGTERM"} after iteration '
             f'{self._step} ({self._kimg()} kimg); {self._workdir} holds iteration '

@@ -1,7 +1,7 @@
-"""How a run is going, to be looked at in a browser: metrics.jsonl and report.html.
+"""How a run is going, to be looked at: metrics.jsonl, report.html and curves.png.
 
 The page is one file: curves are SVG inside it, sample grids JPEG; no script, nothing from
-elsewhere.
+elsewhere. The picture has the same curves, for where a page can't be shown.
 """
 
 import base64
@@ -12,20 +12,24 @@ import math
 
 from PIL import Image
 
+from migan_jax.evaluation.figures import BASELINES
 from migan_jax import storage
+from migan_jax.training import charts
 
 # Title of a chart -> names of its curves; those with a dash before are drawn dashed.
 _CHARTS = {
-    'Hole PSNR on held-out images, dB; dashed: holes filled with the mean known colour':
-        ('eval/hole_psnr', '-eval/mean_fill_hole_psnr'),
+    'Hole PSNR on held-out images, dB; dashed: holes filled without a network':
+        ('eval/hole_psnr', *(f'-eval/{name}' for name in BASELINES)),
     'SSIM on held-out images': ('eval/ssim',),
-    'Losses': ('train/g_loss', 'train/d_loss'),
+    # Charts of their own, as the two have scales of their own.
+    'Loss of the generator': ('train/g_loss',),
+    'Loss of the discriminator': ('train/d_loss',),
     'Scores of the discriminator': ('train/d_score_real', 'train/d_score_fake'),
+    'Norm of the generator\'s gradient': ('train/g_gradient',),
+    'Norm of the discriminator\'s gradient': ('train/d_gradient',),
     'Images per second': ('train/images_per_second',),
     'Memory of the process and of a device, GiB': ('train/host_gib', 'train/device_gib'),
 }
-_COLOURS = ('#1f6fb4', '#c2571a')
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 220, 60, 30
 # Sample grids on the page, the first and the last among them, and their width in pixels.
 _GRIDS, _GRID_WIDTH = 6, 640
 # Points of a curve at most: a page of a long run stays small.
@@ -57,16 +61,25 @@ class RunReport:
             name: value if math.isfinite(value) else None
             for name, value in values.items()}})
 
-    def write(self):
-        """Writes metrics.jsonl and report.html."""
+    def write_rows(self):
+        """Writes metrics.jsonl."""
         text = ''.join(json.dumps(row) + '\n' for row in self._rows)
         storage.write_atomically(self._path, text.encode())
-        storage.write_atomically(
-            storage.path_of(self._workdir, 'report.html'), self._page().encode())
 
-    def _page(self):
-        charts = [chart for title, names in _CHARTS.items()
-                  if (chart := self._chart(title, names))]
+    def write(self):
+        """Writes metrics.jsonl, report.html and curves.png."""
+        self.write_rows()
+        drawn = [chart for title, names in _CHARTS.items()
+                 if (chart := charts.chart(title, self._curves(names)))]
+        storage.write_atomically(
+            storage.path_of(self._workdir, 'report.html'), self._page(drawn).encode())
+        if drawn:
+            picture = io.BytesIO()
+            charts.picture(drawn).save(picture, 'PNG')
+            storage.write_atomically(
+                storage.path_of(self._workdir, 'curves.png'), picture.getvalue())
+
+    def _page(self, drawn):
         name = html.escape(storage.path_of(self._workdir).name)
         last = self._rows[-1]['kimg'] if self._rows else 0
         return (
@@ -74,7 +87,14 @@ class RunReport:
             '<style>body{font:15px sans-serif;max-width:700px;margin:2em auto}'
             'img,svg{width:100%;height:auto}</style>'
             f'<h1>{name}</h1><p>After {last:.2f} thousand images.</p>'
-            + ''.join(charts) + ''.join(self._grids()) + '\n')
+            + ''.join(f'<h2>{html.escape(chart.title)}</h2>{charts.svg(chart)}'
+                      for chart in drawn)
+            + ''.join(self._grids()) + '\n')
+
+    def _curves(self, names):
+        """{name: points} of those curves that have any."""
+        return {name: points for name in names
+                if (points := self._curve(name.lstrip('-')))}
 
     def _curve(self, name):
         points = [(row['kimg'], row[name]) for row in self._rows
@@ -82,41 +102,6 @@ class RunReport:
         every = max(1, -(-len(points) // _POINTS))
         # The last point always: it is what one looks for.
         return points[-1::-every][::-1]
-
-    def _chart(self, title, names):
-        curves = {name: self._curve(name.lstrip('-')) for name in names}
-        curves = {name: points for name, points in curves.items() if points}
-        if not curves:
-            return ''
-        xs = [x for points in curves.values() for x, _ in points]
-        ys = [y for points in curves.values() for _, y in points]
-        left, right, low, high = min(xs), max(xs), min(ys), max(ys)
-        place = lambda value, begin, end, size: (
-            (value - begin) / (end - begin) * size if end > begin else size / 2)
-        parts = [f'<h2>{html.escape(title)}</h2><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-                 'font-size="12" font-family="sans-serif" role="img">'
-                 f'<path d="M{_LEFT} 10V{_HEIGHT - _BOTTOM}H{_WIDTH - 10}" fill="none" '
-                 'stroke="#888"/>']
-        for y, value in ((18, high), (_HEIGHT - _BOTTOM, low)):
-            parts.append(f'<text x="{_LEFT - 6}" y="{y}" text-anchor="end">'
-                         f'{value:.4g}</text>')
-        for x, value, anchor in ((_LEFT, left, 'start'), (_WIDTH - 10, right, 'end')):
-            parts.append(f'<text x="{x}" y="{_HEIGHT - 12}" text-anchor="{anchor}">'
-                         f'{value:.4g} kimg</text>')
-        for i, (name, points) in enumerate(curves.items()):
-            path = ' '.join(
-                f'{_LEFT + place(x, left, right, _WIDTH - _LEFT - 10):.1f},'
-                f'{_HEIGHT - _BOTTOM - place(y, low, high, _HEIGHT - _BOTTOM - 14):.1f}'
-                for x, y in points)
-            colour = _COLOURS[i % len(_COLOURS)]
-            dashed = ' stroke-dasharray="6 4"' if name.startswith('-') else ''
-            # A round cap shows a single point, too.
-            parts.append(f'<polyline points="{path} {path.split()[-1]}" fill="none" '
-                         f'stroke="{colour}" stroke-width="2" stroke-linecap="round"'
-                         f'{dashed}/><text x="{_WIDTH - 16}" y="{24 + 15 * i}" '
-                         f'text-anchor="end" fill="{colour}">'
-                         f'{html.escape(name.lstrip("-"))} {points[-1][1]:.4g}</text>')
-        return ''.join(parts) + '</svg>'
 
     def _grids(self):
         """HTML of sample grids over time."""

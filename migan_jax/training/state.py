@@ -176,6 +176,8 @@ def warm_start(state, config, directory):
         ignored.add('resolution')
     if not build.is_comodgan(config):
         ignored.add('comodgan')   # a MI-GAN has none of it
+    if not (config.model.get('fill', False) or source.model.get('fill', False)):
+        ignored.add('fill_passes')   # of a fill that neither has
     fields = lambda c: {k: v for k, v in c.model.items() if k not in ignored}
     lines = checkpoint_lib.differing_fields(fields(config), fields(source), 'model.')
     if lines:
@@ -183,6 +185,12 @@ def warm_start(state, config, directory):
             f'config.init_from: {directory} holds another model (there -> in this '
             'config):\n  ' + '\n  '.join(lines)
             + '\nSet these fields in the config as they are there.')
+    if grows and config.train.freeze_encoder:
+        manager.close()
+        raise checkpoint_lib.CheckpointError(
+            f'train.freeze_encoder is True, but the generator in {directory} is of '
+            f'{source.model.resolution} x {source.model.resolution}: the first blocks of '
+            'the encoder here would stay as they were drawn; set it to False.')
     if grows:
         manager.close()
         return _grown(state, config, directory)

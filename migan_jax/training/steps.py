@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from migan_jax.data import mask_bank
 from migan_jax.data import masks
+from migan_jax.data import object_masks
 from migan_jax.devices import AXIS
 from migan_jax.devices import replicate
 from migan_jax.model.layers import std_group
@@ -30,7 +31,7 @@ from migan_jax.model import io as model_io
 from migan_jax.training import losses
 
 # What a key is for, within one step of one device.
-_MASKS, _G_PAINT, _D_PAINT, _TEACHER, _PATH_LENGTH, _MASK_BANK = range(6)
+_MASKS, _G_PAINT, _D_PAINT, _TEACHER, _PATH_LENGTH, _MASK_BANK, _OBJECTS = range(7)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +57,11 @@ class Settings:
       images_offset: images seen are step * batch_size + images_offset; not 0 once a
         run has gone on with another batch size.
       d_only_steps: iterations at the start without a step of the generator.
+      objects_share: of samples whose mask is object-shaped, among those that no bank
+        gives.
       bank_share: of samples whose mask is from a bank, where there is one.
       accumulate: parts of a device's batch, see `over_parts`.
+      freeze_encoder: the generator's encoder stays as it is.
     """
     seed: int = 0
     batch_size: int = 32
@@ -80,6 +84,8 @@ class Settings:
     d_only_steps: int = 0
     bank_share: float = 0.5
     accumulate: int = 1
+    objects_share: float = 0.0
+    freeze_encoder: bool = False
 
 
 class Steps(NamedTuple):
@@ -202,11 +208,32 @@ def prepare_batch(settings, step, images, bank=None):
     keys = jax.random.split(step_key(settings.seed, step, _MASKS), images.shape[0])
     drawn = masks.free_form_batch(keys, images.shape[1], settings.hole_range,
                                   brush_width=settings.brush_width)
+    keys_for = lambda purpose: jax.random.split(
+        step_key(settings.seed, step, purpose), images.shape[0])
+    if settings.objects_share:
+        drawn = mask_bank.mix(
+            keys_for(_OBJECTS),
+            lambda key: object_masks.draw(key, images.shape[1], settings.hole_range),
+            settings.objects_share, drawn)
     if bank is not None:
-        keys = jax.random.split(
-            step_key(settings.seed, step, _MASK_BANK), images.shape[0])
-        drawn = mask_bank.mix(keys, bank, settings.bank_share, drawn)
+        drawn = mask_bank.mix(
+            keys_for(_MASK_BANK), lambda key: mask_bank.draw(key, bank),
+            settings.bank_share, drawn)
     return {'image': model_io.from_uint8(images), 'mask': drawn}
+
+
+def _without_frozen(settings, params_g):
+    """The parameters, through those of a frozen encoder no gradient."""
+    if not settings.freeze_encoder:
+        return params_g
+    return {**params_g, 'encoder': jax.lax.stop_gradient(params_g['encoder'])}
+
+
+def _keep_frozen(settings, before, after):
+    """`after` with a frozen encoder as it was: moments of earlier steps move it, too."""
+    if not settings.freeze_encoder:
+        return after
+    return {**after, 'encoder': before['encoder']}
 
 
 def g_gradients(models, settings, teacher, state, batch, teacher_params):
@@ -221,6 +248,7 @@ def g_gradients(models, settings, teacher, state, batch, teacher_params):
         key = fold(step_key(settings.seed, state.step, _G_PAINT))
 
         def loss_fn(params_g):
+            params_g = _without_frozen(settings, params_g)
             fake, rgbs, averages = paint(models.generator, params_g, state.variables,
                                          batch, settings.noise, key)
             metrics, loss = {}, jnp.zeros(())
@@ -313,6 +341,7 @@ def path_length_gradients(models, settings, state, batch):
     y = jax.random.normal(direction, (*x.shape[:3], 3)) / x.shape[1]
 
     def loss_fn(params_g):
+        params_g = _without_frozen(settings, params_g)
         variables = {'params': params_g, **state.variables}
         ws = generator.apply(variables, z, method=generator.map)
         paint_ws = lambda ws: generator.apply(
@@ -329,14 +358,26 @@ def path_length_gradients(models, settings, state, batch):
     return *jax.lax.pmean((gradients, metrics), AXIS), mean
 
 
-def _apply(tx, gradients, opt_state, params, factor):
-    """Parameters and optimiser after a step; non-finite elements of the gradient."""
+def _apply(phase, tx, gradients, opt_state, params, factor):
+    """Parameters and optimiser after a step, and what is to be said of its gradient.
+
+    Args:
+      phase: 'g', 'd', 'r1' or 'path', with which names of metrics begin.
+
+    Returns:
+      parameters, optimiser state, {phase_nonfinite: elements that are not finite;
+      phase_gradient: L2 norm of the others}.
+    """
+    leaves = jax.tree.leaves(gradients)
     # The optimiser replaces them, so that a loss may look healthy with a dead gradient.
-    nonfinite = sum(jnp.sum(~jnp.isfinite(g), dtype=jnp.float32)
-                    for g in jax.tree.leaves(gradients))
+    finite = [jnp.isfinite(g) for g in leaves]
+    nonfinite = sum(jnp.sum(~f, dtype=jnp.float32) for f in finite)
+    squares = sum(jnp.sum(jnp.square(jnp.where(f, g, 0).astype(jnp.float32)))
+                  for f, g in zip(finite, leaves))
     updates, opt_state = tx.update(gradients, opt_state, params)
     params = jax.tree.map(lambda p, u: p + u * factor.astype(u.dtype), params, updates)
-    return params, opt_state, nonfinite
+    return params, opt_state, {f'{phase}_nonfinite': nonfinite,
+                               f'{phase}_gradient': jnp.sqrt(squares)}
 
 
 def make_steps(models, settings, teacher=None, devices=None, bank=None):
@@ -364,32 +405,36 @@ def make_steps(models, settings, teacher=None, devices=None, bank=None):
     def g_step(state, batch, teacher_params):
         gradients, metrics, averages = g_gradients(
             models, settings, teacher, state, batch, teacher_params)
-        params, opt, metrics['g_nonfinite'] = _apply(
-            models.tx_g, gradients, state.opt_g, state.params_g, factor(state))
+        params, opt, said = _apply(
+            'g', models.tx_g, gradients, state.opt_g, state.params_g, factor(state))
+        params = _keep_frozen(settings, state.params_g, params)
         beta = ema_decay(settings, state.step)
         ema = jax.tree.map(
             lambda e, p: p + (e - p) * beta.astype(p.dtype), state.ema, params)
         return state.replace(params_g=params, opt_g=opt, ema=ema,
                              step=state.step + g_ends,
-                             variables={**state.variables, **averages}), metrics
+                             variables={**state.variables, **averages}), metrics | said
 
     def d_step(state, batch):
         gradients, metrics = d_gradients(models, settings, state, batch)
-        params, opt, metrics['d_nonfinite'] = _apply(
-            models.tx_d, gradients, state.opt_d, state.params_d, factor(state))
-        return state.replace(params_d=params, opt_d=opt, step=state.step + 1), metrics
+        params, opt, said = _apply(
+            'd', models.tx_d, gradients, state.opt_d, state.params_d, factor(state))
+        return state.replace(params_d=params, opt_d=opt, step=state.step + 1), (
+            metrics | said)
 
     def r1_step(state, batch):
         gradients, metrics = r1_gradients(models, settings, state, batch)
-        params, opt, metrics['r1_nonfinite'] = _apply(
-            models.tx_d, gradients, state.opt_d, state.params_d, factor(state))
-        return state.replace(params_d=params, opt_d=opt), metrics
+        params, opt, said = _apply(
+            'r1', models.tx_d, gradients, state.opt_d, state.params_d, factor(state))
+        return state.replace(params_d=params, opt_d=opt), metrics | said
 
     def path_length_step(state, batch):
         gradients, metrics, mean = path_length_gradients(models, settings, state, batch)
-        params, opt, metrics['path_nonfinite'] = _apply(
-            models.tx_g, gradients, state.opt_g, state.params_g, factor(state))
-        return state.replace(params_g=params, opt_g=opt, path_length=mean), metrics
+        params, opt, said = _apply(
+            'path', models.tx_g, gradients, state.opt_g, state.params_g, factor(state))
+        params = _keep_frozen(settings, state.params_g, params)
+        return state.replace(params_g=params, opt_g=opt, path_length=mean), (
+            metrics | said)
 
     step = lambda f: jax.pmap(f, AXIS, donate_argnums=0, devices=devices)
     prepare = jax.pmap(prepare, AXIS, devices=devices)

@@ -53,7 +53,8 @@ def test_all_eight_ways_are_drawn_and_the_share_is_kept(folder):
     assert 150 < seen[square] < 250
 
     known = jnp.ones((400, R, R, 1))
-    mixed = jax.jit(mask_bank.mix)(keys, bank, 0.25, known)
+    draw = lambda key: mask_bank.draw(key, bank)
+    mixed = jax.jit(lambda *of: mask_bank.mix(of[0], draw, *of[1:]))(keys, 0.25, known)
     replaced = np.asarray(mixed).reshape(400, -1).min(1) == 0
     assert 60 < replaced.sum() < 140
-    assert np.asarray(mask_bank.mix(keys[:9], bank, 0.0, known[:9])).min() == 1
+    assert np.asarray(mask_bank.mix(keys[:9], draw, 0.0, known[:9])).min() == 1

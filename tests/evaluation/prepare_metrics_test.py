@@ -230,7 +230,7 @@ def test_left_out_networks_are_not_carried_along(complete):
 
 
 @pytest.mark.parametrize('metric, mode, words', [
-    ('hole_pnsr', 'max', ["is 'hole_pnsr'", "one of '', hole_psnr, mean_fill", 'ssim,']),
+    ('hole_pnsr', 'max', ["is 'hole_pnsr'", "one of '', hole_psnr, psnr", 'ssim,']),
     ('fid', 'min', ["is 'fid'", 'ssim. FID and LPIPS left out', 'prepare_metrics']),
     ('lpips', 'min', ["is 'lpips'", 'config.eval.networks is empty']),
     ('hole_l1', 'max', ["eval.best_mode is 'max'; expected 'min'"]),

@@ -312,7 +312,7 @@ def test_training_commands_that_it_prints_go_through(
     # As wide a share of the picture as 12 to 48 pixels are of 256.
     assert tuple(config.mask.brush_width) == (2, 6)
     ours = printed_config(tool.advice(config, out), tmp_path, monkeypatch)
-    assert tuple(ours.mask.brush_width) == (2, 6) and ours.train.kimg == 500
+    assert tuple(ours.mask.brush_width) == (2, 6) and ours.train.d_only_kimg == 20
     checks.check(ours)
     assert len(inputs.divide(ours).evaluation) == 1
     assert inputs.open_teacher(ours) == (None, None)
@@ -337,7 +337,7 @@ def test_command_line(tmp_path, published):
         [*command, f'--out={tmp_path / "out"}'], capture_output=True, text=True,
         env=environment, check=True)
     assert '--config.init_from=' in result.stdout and 'discriminator' in result.stdout
-    assert '--config.model.noise_at_4x4=False' in result.stdout
+    assert 'finetune256' in result.stdout and 'resolution=32' in result.stdout
     result = subprocess.run(
         [*command, f'--out={tmp_path / "other"}', '--resolution=512'],
         capture_output=True, text=True, env=environment)

@@ -14,6 +14,7 @@ from PIL import Image
 import pytest
 import torch
 
+from migan_jax.evaluation import classical
 from migan_jax.evaluation import figures
 from migan_jax.evaluation import methods
 from migan_jax.evaluation.metrics import inception
@@ -93,6 +94,33 @@ def test_predictions_are_composited_and_measured(sets, tmp_path):
     assert f'Of painted, predictions {sets[0] / "painted"}, on {sets[0]}' in text
     with Image.open(f'{out}.png') as grid:
         assert grid.size == (5 * R, COUNT * R)
+
+
+def test_classical_methods_stand_beside_the_mean_colour(sets, tmp_path, monkeypatch):
+    pytest.importorskip('cv2')
+    out = tmp_path / 'result'
+    summary = run(sets, out, **folders(sets))
+    for name, paint in classical.METHODS.items():
+        want = []
+        for image, mask, _ in sets[1].values():
+            error = (paint(image, mask).astype(float) - image)[mask == 0] / 255
+            want.append(-10 * np.log10(np.mean(error**2)))
+        assert summary[f'{name}_hole_psnr'] == pytest.approx(np.mean(want), rel=1e-5)
+    text = pathlib.Path(f'{out}.md').read_text()
+    assert '| hole PSNR, dB: Telea (OpenCV) |' in text and 'Navier-Stokes' in text
+    said = tool.gains(summary)
+    assert said.count(' dB') == 3 and 'mean known colour -' in said, said
+    # Thousands of images only when asked for.
+    monkeypatch.setattr(classical, 'MOST', COUNT - 1)
+    few = run(sets, tmp_path / 'few', **folders(sets))
+    assert 'telea_hole_psnr' not in few and 'hole_psnr' in few
+    assert 'more than 4' in pathlib.Path(f'{tmp_path}/few.md').read_text()
+    named = run(sets, tmp_path / 'named', metrics=('telea_hole_psnr',), **folders(sets))
+    assert named['telea_hole_psnr'] == summary['telea_hole_psnr']
+    # Without OpenCV: which extra brings it.
+    monkeypatch.setattr(classical.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(ValueError, match=r'migan_jax\[classical\]'):
+        run(sets, tmp_path / 'none', metrics=('telea_hole_psnr',), **folders(sets))
 
 
 def test_saved_predictions_are_the_composites(sets, tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from migan_jax import storage
 import inpaint as tool
+import make_grid
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'inpaint.py'
@@ -390,6 +391,31 @@ def test_formats_and_depth(folders):
             assert image.format == name
 
 
+def test_squashed_pictures_are_what_sheets_and_evaluations_take(folders):
+    save(folders / 'images' / 'sub' / 'b.c.jpg', picture(40, 16))
+    save(folders / 'masks' / 'sub' / 'b.c.png', holed(40, 16))
+    predictions, masks = folders / 'predictions', folders / 'masks16'
+    run(folders, save_predictions=str(predictions), save_masks=str(masks))
+    rows = make_grid.load(folders / 'images', masks, {'grey': predictions})
+    assert sorted(rows) == ['a', 'sub/b.c']
+    for row in rows.values():
+        hole = (row['masked'] == 128).all(-1)
+        assert 0 < hole.sum() < R * R / 4
+        np.testing.assert_array_equal(row['grey'][hole], 128)
+    for name in ('a.png', 'sub/b.c.png'):
+        assert read(predictions / name).shape == (R, R, 3)
+        with Image.open(masks / name) as mask:
+            assert set(np.unique(mask)) == {0, 255}
+    # Known pixels are the squashed original's, not the sheet's doing.
+    np.testing.assert_array_equal(read(predictions / 'a.png'), rows['a']['grey'])
+
+
+def test_squashed_pictures_stay_out_of_the_inputs(folders):
+    assert '--save_masks' in refused(folders, save_masks=str(folders / 'masks'))
+    assert '--save_predictions' in refused(
+        folders, save_predictions=str(folders / 'images'))
+
+
 # The command line.
 
 COMMAND = """
@@ -397,11 +423,12 @@ import runpy, sys, types
 import jax.numpy as jnp
 checkpoint = types.ModuleType('migan_jax.checkpoint')
 config = types.SimpleNamespace(model=types.SimpleNamespace(resolution=16))
-def load_generator(checkpoint):
+def load_generator_step(checkpoint, step):
     if checkpoint != 'weights':
         raise ValueError(f'{checkpoint}: no checkpoint')
-    return config, lambda x: jnp.zeros((*x.shape[:3], 3))
-checkpoint.load_generator = load_generator
+    return config, lambda x: jnp.zeros((*x.shape[:3], 3)), step
+checkpoint.load_generator_step = load_generator_step
+checkpoint.said = lambda *of: f'{of[0]}, iteration {of[2]}'
 import migan_jax
 sys.modules['migan_jax.checkpoint'] = migan_jax.checkpoint = checkpoint
 tool = sys.argv[1]
@@ -420,9 +447,10 @@ def command(folder, *arguments):
 
 
 def test_command_line(folders):
-    done = command(folders, '--checkpoint=weights', '--mode=resize', '--noinvert_mask')
+    done = command(folders, '--checkpoint=weights', '--mode=resize', '--noinvert_mask',
+                   '--step=7')
     assert done.returncode == 0, done.stderr
-    assert done.stdout == 'wrote 1 picture to out\n'
+    assert done.stdout == 'wrote 1 picture to out (model: weights, iteration 7)\n'
     want = np.where(holed(20, 30)[..., None] == 255, picture(20, 30), 128)
     np.testing.assert_array_equal(read(folders / 'out' / 'a.png'), want)
 

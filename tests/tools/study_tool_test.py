@@ -95,6 +95,17 @@ def test_bad_input(folders):
         make_study.make({'0': {'original': None, 'masked': None, 'A': None}}, 0)
 
 
+def test_images_that_no_method_painted_are_left_out_and_named(folders, capsys):
+    folder, methods = folders
+    for name in methods:
+        (folder / name / '1.png').unlink()
+    assert list(load(folders)) == ['0', '2']
+    assert 'left out, as no method has painted them: 1' in capsys.readouterr().err
+    # By name it is asked for, and is missing.
+    with pytest.raises(ValueError, match='no prediction for 1 of 1 images: 1'):
+        load(folders, stems=['1'])
+
+
 def study_of(page):
     """The data in a page."""
     return json.loads(re.search(r'const study = (.*);\n', page).group(1))

@@ -94,6 +94,11 @@ def test_fields_that_do_not_go_together(name, value, message):
     config.train.accumulate = 4
     with pytest.raises(ValueError, match='24 of the images of a batch, in 6 groups of 4'):
         checks.check(config)
+    config = with_field('train.freeze_encoder', True)
+    with pytest.raises(ValueError, match='sees nothing'):
+        checks.check(config)
+    config.init_from = 'somewhere'
+    checks.check(config)
     config = with_field('loss.distillation_min_resolution', 32)
     checks.check(config)
     config.loss.distillation_weight = 1.0

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import importlib.util
 import json
 
 import jax
@@ -168,6 +169,10 @@ def test_a_smaller_generator_lends_its_blocks(tmp_path):
     assert 'fromrgb' not in state.params_g['encoder']['b16']
     jax.tree.map(np.testing.assert_array_equal, state.variables['noise']['decoder']['b16'],
                  source['noise']['decoder']['b16'])
+    config.train.freeze_encoder = True
+    with pytest.raises(checkpoint_lib.CheckpointError, match='stay as they were drawn'):
+        state_lib.warm_start(fresh, config, str(tmp_path / 'small'))
+    config.train.freeze_encoder = False
     config.model.ch_max = 16
     with pytest.raises(checkpoint_lib.CheckpointError, match='model.ch_max: 8 -> 16'):
         state_lib.warm_start(fresh, config, str(tmp_path / 'small'))
@@ -198,4 +203,48 @@ def test_discriminator_trains_alone_at_first(tmp_path):
     # The first line is of before fine-tuning: the page shows what it gains.
     lines = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
     assert json.loads(lines[0])['step'] == 0 and 'eval/hole_psnr' in lines[0]
-    assert (tmp_path / 'run' / 'report.html').exists()
+    # What it is compared with is there from the start, and stays.
+    figures = [row for row in map(json.loads, lines) if 'eval/hole_psnr' in row]
+    assert len({row['eval/mean_fill_hole_psnr'] for row in figures}) == 1
+    if importlib.util.find_spec('cv2'):
+        for name in ('telea', 'navier_stokes'):
+            values = {row[f'eval/{name}_hole_psnr'] for row in figures}
+            assert len(values) == 1 and 5 < values.pop() < 40
+    for name in ('report.html', 'curves.png'):
+        assert (tmp_path / 'run' / name).exists()
+
+
+def test_frozen_encoder_stays_as_it_was(tmp_path):
+    config = tiny_config(2)
+    source = random_deployed(config)
+    source['params'] = jax.device_get(fuse.fuse(source['params']))
+    checkpoint_lib.save_deployed(str(tmp_path / 'source'), config, source)
+    config.init_from = str(tmp_path / 'source')
+    config.train.freeze_encoder = True
+    fresh = state_lib.init_state(
+        state_lib.build_models(config), 16, jax.random.key(config.seed))
+    before = state_lib.warm_start(fresh, config, config.init_from).params_g
+    loop.train(config, str(tmp_path / 'run'))
+    after = final_state(str(tmp_path / 'run'))
+    for params in (after.params_g, after.ema):
+        jax.tree.map(
+            np.testing.assert_array_equal, params['encoder'], before['encoder'])
+        assert any(jax.tree.leaves(jax.tree.map(
+            lambda a, b: not np.array_equal(a, b), params['decoder'], before['decoder'])))
+    rows = map(json.loads, (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines())
+    assert any(row.get('train/g_gradient', 0) > 0 for row in rows)
+
+
+def test_moments_of_earlier_steps_do_not_move_a_frozen_encoder(tmp_path):
+    config = tiny_config(2)
+    config.optim.g_b1 = 0.9
+    config.init_from = str(tmp_path / 'first')
+    started = tiny_config(1)
+    loop.train(started, str(tmp_path / 'first'))
+    config.train.kimg = BATCH / 1000
+    loop.train(config, str(tmp_path / 'run'))
+    before = final_state(str(tmp_path / 'run')).params_g
+    config.train.kimg, config.train.freeze_encoder = 2 * BATCH / 1000, True
+    loop.train(config, str(tmp_path / 'run'))
+    after = final_state(str(tmp_path / 'run')).params_g
+    jax.tree.map(np.testing.assert_array_equal, after['encoder'], before['encoder'])

@@ -7,6 +7,7 @@ import re
 import numpy as np
 from PIL import Image
 
+from migan_jax.training import charts
 from migan_jax.training import progress
 from migan_jax.training.run_report import RunReport
 
@@ -20,12 +21,16 @@ def test_page_shows_curves_and_samples(tmp_path):
     for step in range(2000):
         report.add(step, step * 8, {'train/g_loss': 2.0 - step / 2000, 'train/d_loss': 1.0})
     report.add(2000, 16000, {
-        'eval/hole_psnr': 20.5, 'eval/mean_fill_hole_psnr': 17.25, 'eval/ssim': math.nan})
+        'eval/hole_psnr': 20.5, 'eval/mean_fill_hole_psnr': 17.25,
+        'eval/telea_hole_psnr': 20.0, 'eval/ssim': math.nan})
     report.write()
     page = (tmp_path / 'report.html').read_text()
-    assert page.count('<svg') == 2 and page.count('<polyline') == 4
-    assert 'eval/hole_psnr 20.5' in page and 'eval/mean_fill_hole_psnr 17.25' in page
-    assert page.count('stroke-dasharray') == 1
+    assert page.count('<svg') == 3
+    for words in ('hole_psnr, last 20.5', 'mean_fill_hole_psnr, last 17.25',
+                  'telea_hole_psnr, last 20', 'g_loss, last 1', 'd_loss, last 1'):
+        assert words in page
+    # Of two baselines the sample in the legend and the curve.
+    assert page.count('stroke-dasharray') == 4
     assert 'nan' not in re.sub('base64,[^"]*', '', page)
     # The first and the last grid, and few in between.
     assert '000000.00kimg' in page and '000019.00kimg' in page
@@ -36,7 +41,31 @@ def test_page_shows_curves_and_samples(tmp_path):
     points = re.findall('points="([^"]*)"', page)
     for point in ' '.join(points).split():
         x, y = map(float, point.split(','))
-        assert 0 <= x <= 640 and 0 <= y <= 220
+        assert 0 <= x <= 640 and 0 <= y <= 300
+    with Image.open(tmp_path / 'curves.png') as picture:
+        assert picture.mode == 'RGB' and picture.width == 1280
+        assert 2 * 700 < picture.height < 2 * 900
+
+
+def test_picture_has_what_the_page_has():
+    rising = [(0, 1.0), (10, 3.0)]
+    drawn = charts.chart('title', {'a': rising, '-b': [(0, 2.0), (10, 2.0)],
+                                   'single': [(5, 1.5)]})
+    pixels = np.asarray(charts.picture([drawn])).astype(int)
+    near = lambda colour: np.abs(pixels - colour).sum(-1) < 30
+    blue, orange, green = (near(colour) for colour in (
+        (0x1f, 0x6f, 0xb4), (0xc2, 0x57, 0x1a), (0x5a, 0x8f, 0x29)))
+    legend = 2 * (2 * charts._LINE + charts._LINE * 3 + 8)
+    # The blue curve goes from below on the left to above on the right.
+    rows, columns = np.nonzero(blue[legend:])
+    assert rows[columns.argmin()] > rows[columns.argmax()] + 300
+    # The orange one is level and has gaps.
+    rows, columns = np.nonzero(orange[legend:])
+    assert np.ptp(rows) <= 4
+    assert 0.5 < len(set(columns)) / np.ptp(columns) < 0.8
+    assert 4 < green[legend:].sum() < 100
+    assert charts.svg(drawn).count('<polyline') == 1 + 3 + 2 * 3
+    assert charts.chart('empty', {}) is None
 
 
 def test_resumed_run_forgets_what_it_does_again(tmp_path):
