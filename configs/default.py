@@ -90,6 +90,8 @@ def get_config():
     optim.g_lazy_interval = 4
     # Learning rates fall linearly to 0 over this end of train.kimg; 0: they don't.
     optim.decay_kimg = 0.0
+    # They rise linearly over so many thousand images at the start; 0: at once.
+    optim.warmup_kimg = 0.0
 
     config.ema = ema = ml_collections.ConfigDict()
     ema.kimg = 20.0                  # half-life

@@ -78,7 +78,8 @@ _SHRUNK = {
     'eval': dict(batch_size=4, limit=4),
     'log': dict(every_kimg=0.004),
     # Alike in all runs, so that what one has compiled serves the others.
-    'optim': dict(g_lr=0.001, g_lazy_interval=4, g_b1=0.0, decay_kimg=0.0),
+    'optim': dict(g_lr=0.001, g_lazy_interval=4, g_b1=0.0, decay_kimg=0.0,
+                  warmup_kimg=0.0),
     'ema': dict(kimg=20.0, rampup=0.0),
     'loss': dict(r1_interval=1000, distillation_min_resolution=8,
                  reconstruction_weight=0.0, adversarial_weight=1.0),

@@ -80,10 +80,19 @@ def init_generator(generator, key):
       key: a JAX key.
 
     Returns:
-      {'params', 'noise', ...}.
+      {'params', 'noise', ...}; with a starting fill all torgb layers are 0.
     """
     x = jnp.zeros((1, generator.resolution, generator.resolution, 4))
-    return generator.init(key, x, 'none', generator.latents(jax.random.split(key, 1)))
+    variables = generator.init(key, x, 'none', generator.latents(jax.random.split(key, 1)))
+    if isinstance(generator, Generator) and generator.fill:
+        # What is added to a good start begins as nothing; random colours over it would
+        # first have to be unlearned.
+        of_torgb = lambda path: 'torgb' in jax.tree_util.keystr(
+            path, simple=True, separator='/').split('/')
+        variables = dict(variables, params=jax.tree_util.tree_map_with_path(
+            lambda path, x: jnp.zeros_like(x) if of_torgb(path) else x,
+            variables['params']))
+    return variables
 
 
 def deployed_params(config, params):

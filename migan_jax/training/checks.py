@@ -117,6 +117,7 @@ RULES = {
     'optim.g_b1': _FROM_0_BELOW_1,
     'optim.g_lazy_interval': _whole(0),
     'optim.decay_kimg': _FROM_0,
+    'optim.warmup_kimg': _FROM_0,
     'ema.kimg': _FROM_0,
     'ema.rampup': _FROM_0,
     'loss.r1_gamma': _FROM_0,

@@ -45,6 +45,7 @@ def settings_of(config):
     return steps_lib.Settings(
         seed=config.seed, batch_size=config.train.batch_size,
         ema_kimg=config.ema.kimg, ema_rampup=config.ema.rampup, **config.loss,
+        warmup_kimg=config.optim.warmup_kimg,
         decay_kimg=config.optim.decay_kimg, total_kimg=config.train.kimg,
         hole_range=tuple(config.mask.hole_range),
         brush_width=tuple(config.mask.brush_width),

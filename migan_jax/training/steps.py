@@ -50,6 +50,8 @@ class Settings:
         is none of it, and neither D's step nor R1.
       decay_kimg, total_kimg: the learning rates fall linearly to 0 within the last
         `decay_kimg` of `total_kimg` thousand images; 0 is never, as published.
+      warmup_kimg: the learning rates rise linearly from 0 over the first so many; 0 is
+        at once, as published.
       path_length_weight, path_length_interval: of StyleGAN2's path-length term, for
         generators with a latent; 0 is off.
       hole_range, brush_width: of `masks.free_form`.
@@ -75,6 +77,7 @@ class Settings:
     adversarial_weight: float = 1.0
     decay_kimg: float = 0.0
     total_kimg: float = 0.0
+    warmup_kimg: float = 0.0
     path_length_weight: float = 0.0
     path_length_interval: int = 4
     hole_range: tuple[float, float] = (0.0, 1.0)
@@ -165,10 +168,15 @@ def ema_decay(settings, step):
 
 def learning_rate_factor(settings, step):
     """f32[] in [0, 1] that scales the updates of iteration `step`, counted from 0."""
-    if not settings.decay_kimg:
-        return jnp.ones(())
-    left = settings.total_kimg * 1000 - images_seen(settings, step)
-    return jnp.clip(left / (settings.decay_kimg * 1000), 0.0, 1.0)
+    seen, factor = images_seen(settings, step), jnp.ones(())
+    if settings.warmup_kimg:
+        # With what this iteration sees: its own step is not 0.
+        factor = jnp.minimum(
+            factor, (seen + settings.batch_size) / (settings.warmup_kimg * 1000))
+    if settings.decay_kimg:
+        left = settings.total_kimg * 1000 - seen
+        factor = jnp.clip(left / (settings.decay_kimg * 1000), 0.0, factor)
+    return factor
 
 
 def paint(generator, params, variables, batch, mode, key):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from migan_jax.model import build
 from migan_jax.model import fill
 from migan_jax.model.generator import Generator
 
@@ -94,3 +95,18 @@ def test_the_generator_paints_on_the_fill():
     # What is distilled is the torgb outputs, before the sum.
     for r in rgbs:
         np.testing.assert_allclose(rgbs[r], others[r], atol=1e-5)
+
+
+def test_training_begins_at_the_fill():
+    image = np.random.default_rng(0).uniform(-1, 1, (16, 16, 3)).astype(np.float32)
+    mask = np.ones((16, 16))
+    mask[2:13, 4:14] = 0
+    x = _input(image, mask)
+    generator = Generator(16, 64, 8, fill=True, fill_passes=2)
+    variables = jax.jit(lambda key: build.init_generator(generator, key))(jax.random.key(0))
+    painted = build.deployed_forward(generator, variables, x)
+    np.testing.assert_allclose(painted, fill.starting_fill(x, 2), atol=1e-6)
+    # A gradient reaches the layers all the same.
+    moved = jax.jit(jax.grad(lambda params: jnp.abs(build.deployed_forward(
+        generator, {**variables, 'params': params}, x) - image).sum()))(variables['params'])
+    assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(moved))

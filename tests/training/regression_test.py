@@ -22,6 +22,16 @@ def test_the_learning_rate_falls_in_the_end():
     assert float(steps.learning_rate_factor(steps.Settings(), jnp.int32(5))) == 1
 
 
+def test_the_learning_rate_rises_at_the_start():
+    settings = steps.Settings(batch_size=1000, warmup_kimg=4.0)
+    factors = [float(steps.learning_rate_factor(settings, jnp.int32(step)))
+               for step in (0, 1, 3, 4, 100)]
+    assert factors == [0.25, 0.5, 1, 1, 1]
+    both = steps.Settings(batch_size=1000, warmup_kimg=4.0, decay_kimg=4.0, total_kimg=5.0)
+    factors = [float(steps.learning_rate_factor(both, jnp.int32(step))) for step in range(6)]
+    assert factors == [0.25, 0.5, 0.75, 0.5, 0.25, 0]
+
+
 @pytest.mark.parametrize('branches', [0, 9])
 def test_momentum_is_that_of_adam(branches):
     rng = np.random.default_rng(0)
