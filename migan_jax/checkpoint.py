@@ -123,6 +123,8 @@ def differing_fields(config, saved, prefix=''):
     """Lines 'field: saved value -> value now' where two configs differ."""
     lines = []
     for name in sorted(set(config) | set(saved)):
+        if name == 'fill_passes' and not (config.get('fill') or saved.get('fill')):
+            continue   # of what neither has
         ours, theirs = config.get(name, 'absent'), saved.get(name, 'absent')
         if isinstance(ours, ml_collections.ConfigDict) and isinstance(
                 theirs, ml_collections.ConfigDict):

@@ -176,8 +176,6 @@ def warm_start(state, config, directory):
         ignored.add('resolution')
     if not build.is_comodgan(config):
         ignored.add('comodgan')   # a MI-GAN has none of it
-    if not (config.model.get('fill', False) or source.model.get('fill', False)):
-        ignored.add('fill_passes')   # of a fill that neither has
     fields = lambda c: {k: v for k, v in c.model.items() if k not in ignored}
     lines = checkpoint_lib.differing_fields(fields(config), fields(source), 'model.')
     if lines:
