@@ -42,7 +42,6 @@ PARSED_ONLY = {
     '--config.eval.networks=': 'needs its output, and over 2048 images; '
                                'prepare_metrics_test.py',
     'tools/tpu_compile.py': 'needs the TPU compiler; tpu_compile_test.py',
-    'tools/gpu_memory.py': 'needs the GPU compiler; gpu_memory_test.py',
     '--coordinator_address=': 'two processes of one run; distributed_test.py',
     '--what=data': 'times thousands of pictures again and again; benchmark_data_test.py',
     '--what=exports': 'published widths take minutes; benchmark_exports_test.py',
