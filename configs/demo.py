@@ -37,7 +37,7 @@ def get_config():
     config.loss.adversarial_weight = 0.0
     config.loss.reconstruction_weight = 1.0
     config.loss.distillation_weight = 0.0
-    config.optim.g_lr = 0.004
+    config.optim.g_lr = 0.002
     config.optim.g_b1 = 0.9
     config.optim.g_lazy_interval = 0
     config.ema.kimg = 2.0

@@ -15,7 +15,7 @@ def get_config():
     config.model.resolution = 64
     config.model.ch_base = 1024
     config.model.ch_max = 64
-    # Minutes are too short to learn what a diffusion gives: start from it.
+    # Minutes are too short to learn what smooth continuation gives: start from it.
     config.model.fill = True
 
     config.data.source = 'embedded'
@@ -30,7 +30,8 @@ def get_config():
     config.mask.hole_range = (0.02, 0.6)
     config.mask.brush_width = (3, 12)
 
-    config.train.kimg = 16.0
+    # Seven photographs are soon known by heart: with more, held-out regions get worse.
+    config.train.kimg = 6.0
     config.train.batch_size = 8
     # Too short for a discriminator as well: without it three times the iterations fit,
     # and nothing invented stands out.
@@ -40,13 +41,13 @@ def get_config():
     # In place of a hundred times more steps, and averaged over a few of them.
     config.optim.g_lr = 0.004
     config.optim.g_b1 = 0.9
-    config.optim.decay_kimg = 12.0
+    config.optim.decay_kimg = 4.0
     # A short run needs a short average.
     config.ema.kimg = 0.5
     config.ema.rampup = 0.05
 
-    config.eval.every_kimg = 4.0
+    config.eval.every_kimg = 2.0
     config.eval.batch_size = 8
-    config.checkpoint.every_kimg = 4.0
-    config.log.every_kimg = 0.8
+    config.checkpoint.every_kimg = 2.0
+    config.log.every_kimg = 0.4
     return config

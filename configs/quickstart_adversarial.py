@@ -15,6 +15,9 @@ def get_config():
     config = quickstart.get_config()
     config.model.fill = False
     config.mask.hole_range = (0.05, 0.4)
+    config.train.kimg = 16.0
+    config.eval.every_kimg = config.checkpoint.every_kimg = 4.0
+    config.log.every_kimg = 0.8
     config.loss.adversarial_weight = 1.0
     # Minutes are too short for the adversarial loss alone: L1 finds colours first.
     config.loss.reconstruction_weight = 200.0
