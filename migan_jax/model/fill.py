@@ -26,7 +26,7 @@ FLAG = 'starting_fill'
 
 def flag_value(passes):
     """f32[]: 1 + passes; 1 is what models had before there were passes."""
-    return np.float32(1 + passes)
+    return np.array(1 + passes, np.float32)
 
 
 def starting_fill(x, passes):

@@ -47,6 +47,22 @@ def test_comes_back_bit_for_bit(tmp_path, kind):
     assert os.listdir(tmp_path / 'made') == ['model']
 
 
+@pytest.mark.parametrize('passes', [0, 8])
+def test_a_starting_fill_comes_back_with_its_passes(tmp_path, passes):
+    config, variables = model()
+    config = copy.deepcopy(config)
+    config.model.fill, config.model.fill_passes = True, passes
+    bundles.save_bundle(tmp_path / 'model', config, variables, CARD, half=True)
+    model_of = bundles.load_bundle(tmp_path / 'model').config.model
+    assert model_of.fill and model_of.fill_passes == passes
+    # The weights were trained on that many: a config with others would paint else.
+    path = tmp_path / 'model' / bundles.CONFIG
+    path.write_text(path.read_text().replace(
+        f'"fill_passes": {passes}', '"fill_passes": 3'))
+    with pytest.raises(bundles.BundleError, match='do not agree on a starting fill'):
+        bundles.load_bundle(tmp_path / 'model')
+
+
 def test_half_is_half_the_size_and_says_so(tmp_path):
     _, variables = saved(tmp_path / 'whole')
     saved(tmp_path / 'half', half=True)
