@@ -56,20 +56,14 @@ def main(argv):
             storage.path_of(_WORKDIR.value).parent / '.jax_cache'))
     logging.set_verbosity(logging.INFO)
     cli.quiet_logs()
-    try:
-        distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        loop.train(_CONFIG.value, _WORKDIR.value, _ALLOW_CHANGES.value)
-    except Preempted as stop:
-        logging.info('%s', stop)
-    except TrainingDiverged as error:
-        raise cli.Failed(str(error)) from error
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
-        reason = str(error).partition('\n')[0]
-        raise cli.Failed(f'{endings.lost_the_others()} ({reason})') from error
-    finally:
-        endings.end_within(failed=sys.exc_info()[0] is not None)
+    with endings.explained():
+        try:
+            distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+            loop.train(_CONFIG.value, _WORKDIR.value, _ALLOW_CHANGES.value)
+        except Preempted as stop:
+            logging.info('%s', stop)
+        except TrainingDiverged as error:
+            raise cli.Failed(str(error)) from error
 
 
 if __name__ == '__main__':

@@ -73,18 +73,21 @@ def initialize(coordinator_address=None, num_processes=None, process_id=None):
     elif ':' not in coordinator_address:
         raise ValueError(f'--coordinator_address is {coordinator_address}; expected '
                          'host:port, the port being free on process 0.')
+    apart = (f'the processes of this run ({found or "given by flags"}) do not find each '
+             'other')
+    advice = ('Pass --coordinator_address=HOST:PORT --num_processes=N --process_id=I, or '
+              '--num_processes=1 for a run on this host alone.')
+    # Not every failure is raised: JAX's client also aborts.
+    endings.say_when_aborted(f'{apart}. {advice}')
     try:
         jax.distributed.initialize(
             coordinator_address, num_processes, process_id,
             heartbeat_timeout_seconds=HEARTBEAT_S,
             shutdown_timeout_seconds=SHUTDOWN_S)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f'the processes of this run ({found or "given by flags"}) do not find each '
-            f'other: {error} Pass --coordinator_address=HOST:PORT --num_processes=N '
-            '--process_id=I, or --num_processes=1 for a run on this host alone.'
-        ) from error
-    endings.say_when_aborted()
+        raise ValueError(f'{apart}: {error} {advice}') from error
+    # Before the devices are asked for: they connect, and a process may die meanwhile.
+    endings.say_when_aborted(endings.lost_the_others())
     logging.info('process %d of %d, %d of %d devices are here', jax.process_index(),
                  jax.process_count(), jax.local_device_count(), jax.device_count())
 
