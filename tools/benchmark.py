@@ -1,16 +1,17 @@
-"""Times the training steps of a config, the exported graphs, two models, or reading.
+"""Times training steps, exported graphs, two models or reading; measures photographs.
 
     python tools/benchmark.py --config=configs/ablation_dw_reparam_places256.py \\
         --batch_size=2 --config.model.dtype=float32
     python tools/benchmark.py --what=exports --resolutions=256,512
     python tools/benchmark.py --models=migan,comodgan --resolutions=256,512
     python tools/benchmark.py --what=data --resolutions=256,512
+    python tools/benchmark.py --what=photo --images=photos --checkpoint=demo
     python tools/benchmark.py --what=all --out=benchmarks.json
 
 The first compiles the G, D and R1 steps, runs each several times and prints medians,
 compile times and the process's peak memory.  The images are noise: no step's time
 depends on what they show.  The others: see benchmark_exports.py, benchmark_models.py,
-benchmark_data.py.  The last line is JSON.  `all` runs each in a process of its own and
+benchmark_data.py, benchmark_photo.py.  The last line is JSON.  `all` runs each in a process of its own and
 writes one file, an hour's work for two cores.
 """
 
@@ -145,6 +146,10 @@ def main(argv):
     if what == 'data':
         import benchmark_data
         return benchmark_data.main(argv)
+    if what == 'photo':
+        with cli.needs('classical'):
+            import benchmark_photo
+        return benchmark_photo.main(argv)
     if what == 'all':
         if not args.out:
             raise cli.Failed('--out is missing; name the JSON file for --what=all')
@@ -162,7 +167,7 @@ def main(argv):
 if __name__ == '__main__':
     config_flags.DEFINE_config_file('config', None, 'Config file.', lock_config=True)
     flags.DEFINE_integer('batch_size', 0, 'Images over all devices; default: the config\'s.')
-    flags.DEFINE_enum('what', None, ['train', 'exports', 'models', 'data', 'all'],
+    flags.DEFINE_enum('what', None, ['train', 'exports', 'models', 'data', 'photo', 'all'],
                       'What to time; train, or models if --models is given.')
     flags.DEFINE_string('out', None, 'JSON file for --what=all.')
     flags.DEFINE_list('models', ['migan', 'comodgan'], 'Models to compare.')
@@ -170,4 +175,10 @@ if __name__ == '__main__':
     flags.DEFINE_integer('threads', 2, 'Of onnxruntime.', lower_bound=1)
     flags.DEFINE_bool('cpu_time', False, 'Exports, models: CPU seconds on one thread.')
     flags.DEFINE_integer('repeats', 5, 'Runs of each.', lower_bound=1)
+    flags.DEFINE_string('images', '', 'Photo: folder of photographs.')
+    flags.DEFINE_string('checkpoint', 'demo', 'Photo: workdir, published name or folder.')
+    flags.DEFINE_integer('count', 20, 'Photo: how many photographs.', lower_bound=2)
+    flags.DEFINE_float('least_megapixels', 2, 'Photo: of each photograph.', 0)
+    flags.DEFINE_integer('seed', 0, 'Photo: of the holes.')
+    flags.DEFINE_string('weights', '', 'Photo: folder of the weight files of LPIPS.')
     cli.run(main)

@@ -9,6 +9,10 @@ training.  The packages carry drawings and renderings besides, which are left ou
 them go the photographs that scikit-image and scikit-learn carry, without the strip that
 the quickstart is evaluated on.
 
+    python tools/demo_photos.py --packages=DIR --out=PHOTOS --full_size
+
+copies the packages' photographs as they are, for `tools/benchmark.py --what=photo`.
+
     python tools/demo_photos.py --list
 
 prints the photographs with their authors and licences, as a table for the model's card.
@@ -16,6 +20,7 @@ prints the photographs with their authors and licences, as a table for the model
 
 import os
 import pathlib
+import shutil
 from typing import NamedTuple
 
 from absl import flags
@@ -133,8 +138,14 @@ def _save(image, path):
     image.save(path)
 
 
-def unpack(packages: str | os.PathLike, out: str | os.PathLike) -> int:
-    """Writes the photographs below `out` as PNG; returns their number.
+def unpack(packages: str | os.PathLike, out: str | os.PathLike, full_size: bool = False
+           ) -> int:
+    """Writes the photographs below `out`; returns their number.
+
+    Args:
+      packages: folder of the unpacked packages.
+      out: folder to be made.
+      full_size: copy the files of the packages; else all are shrunk, as PNG.
 
     Raises:
       FileNotFoundError: a package lacks one; names it.
@@ -146,9 +157,15 @@ def unpack(packages: str | os.PathLike, out: str | os.PathLike) -> int:
             raise FileNotFoundError(
                 f'{path} is missing: expected what dpkg -x makes of the package '
                 f'{photo.package} of Debian 12.')
+        target = out / ('test' if photo.test else 'train') / _name(photo)
+        if full_size:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, f'{target}{path.suffix}')
+            continue
         with Image.open(path) as image:
-            _save(image.convert('RGB'),
-                  out / ('test' if photo.test else 'train') / f'{_name(photo)}.png')
+            _save(image.convert('RGB'), pathlib.Path(f'{target}.png'))
+    if full_size:
+        return len(PHOTOS)
     embedded = sources.open_source('embedded', split='train')
     for i, name in enumerate(embedded.names):
         # Its licence is nowhere said.
@@ -160,6 +177,7 @@ def unpack(packages: str | os.PathLike, out: str | os.PathLike) -> int:
 def define_flags():
     flags.DEFINE_string('packages', '', 'Folder of the unpacked packages.')
     flags.DEFINE_string('out', '', 'Folder of the photographs, to be made.')
+    flags.DEFINE_bool('full_size', False, 'Copy them instead of shrinking them.')
     flags.DEFINE_bool('list', False, 'Print the photographs, authors and licences.')
 
 
@@ -169,7 +187,7 @@ def main(argv):
     if args.list:
         print(table())
     elif args.packages and args.out:
-        print(f'{unpack(args.packages, args.out)} photographs in {args.out}')
+        print(f'{unpack(args.packages, args.out, args.full_size)} photographs in {args.out}')
     else:
         raise ValueError('--packages and --out are needed, or --list.')
 

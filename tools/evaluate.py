@@ -5,8 +5,8 @@
     python tools/evaluate.py --onnx=migan.onnx --images=places --table=2 --out=places
 
 Images are squashed to R x R (bicubic). Masks are one per image name, range of hole
-shares and seed, or come from --masks; 1 (255, white) = known. Known pixels always come
-from the original. With several --hole_ranges, such as "0,.2;.2,.4", the folders of
+shares and seed, or come from --masks; 1 (255, white) = known, or with --invert_mask
+hole. Known pixels always come from the original. With several --hole_ranges, such as "0,.2;.2,.4", the folders of
 --masks, --save_masks and --predictions have one folder for each: 0-0.2, 0.2-0.4.
 
 PSNR, SSIM and L1 need nothing else. FID, P-IDS, U-IDS and LPIPS need weight files in
@@ -51,6 +51,8 @@ from migan_jax.training import inputs
 # Images per batch of methods that do not say.
 _BATCH = 16
 _GRID_ROWS = 8
+# Masks of a folder whose polarity is looked at before the work.
+_LOOKED_AT = 32
 
 
 class Options(NamedTuple):
@@ -60,6 +62,7 @@ class Options(NamedTuple):
     torchscript: str = ''
     contract: str = ''
     masks: str = ''
+    invert_mask: bool = False
     save_masks: str = ''
     save_predictions: str = ''
     step: str = 'best'
@@ -252,7 +255,9 @@ def masks_for(options, hole_range, several, stems, method, seed):
         files = mask_files.files_of(os.path.join(options.masks, place), stems, 'mask')
         mask_files.check_sizes(files, method.resolution, 'mask')
         make = functools.partial(
-            mask_files.read_masks, files, resolution=method.resolution)
+            mask_files.read_masks, files, resolution=method.resolution,
+            invert=options.invert_mask)
+        warn_of_polarity(make(stems[:_LOOKED_AT]), options.invert_mask)
     else:
         config = method.config
         brush_width = options.brush_width or (
@@ -271,6 +276,16 @@ def masks_for(options, hole_range, several, stems, method, seed):
         return masks
 
     return make_and_store
+
+
+def warn_of_polarity(masks, inverted):
+    """Warns if masks, u8[B, R, R, 1], 1 = known, look as if inverted."""
+    share = 1 - masks.mean()
+    if share > mask_files.SUSPICIOUS_HOLE:
+        meaning, remedy = (('white = hole', 'drop --invert_mask') if inverted else
+                           ('white = known', 'pass --invert_mask'))
+        say(f'warning: {share:.0%} of the first {len(masks)} masks is hole, read as '
+            f'{meaning}: if it is the other way round, {remedy}')
 
 
 def save_predictions(folder, stream, masks_of, painter):
@@ -413,6 +428,7 @@ def report_of(method, options, judge, seed, images, source, ranges, outcomes):
         'unreadable': dict(source.unreadable),
         'seeds': {'masks': None if options.masks else seed, 'bootstrap': 0},
         'masks': options.masks or 'generated, one per image name, range and seed',
+        'invert_mask': options.invert_mask,
         'weight_files': judge.files,
         'left_out': judge.left_out,
         'ranges': [{'hole_range': r.bounds, 'n': len(o.names), **o.whole, **o.summary}
@@ -456,9 +472,8 @@ def main(argv):
         brush_width=parse_brush_width(args.brush_width),
         table=int(args.table or 0),
         **{name: getattr(args, name) for name in (
-            'predictions', 'onnx', 'torchscript', 'contract', 'masks', 'save_masks',
-            'save_predictions', 'step',
-            'resolution', 'protocol', 'dataset', 'name', 'weights', 'fetch', 'parts',
+            'predictions', 'onnx', 'torchscript', 'contract', 'masks', 'invert_mask',
+            'save_masks', 'save_predictions', 'step', 'resolution', 'protocol', 'dataset', 'name', 'weights', 'fetch', 'parts',
             'overwrite')})
     summary = run(args.checkpoint, args.images, args.out, args.seed, args.limit, options)
     if args.json:
@@ -479,6 +494,7 @@ def define_flags():
                       'What the --torchscript model takes and gives.')
     flags.DEFINE_string('images', '', 'Folder; default: what the config evaluates.')
     flags.DEFINE_string('masks', '', 'Folder, white = known; default: generated.')
+    flags.DEFINE_bool('invert_mask', False, 'The masks of --masks have white = hole.')
     flags.DEFINE_string('save_masks', '', 'Folder to store the masks in.')
     flags.DEFINE_string('save_predictions', '', 'Folder to store the composites in.')
     flags.DEFINE_string('step', 'best', 'Of --checkpoint: best, latest or an iteration.')

@@ -140,7 +140,8 @@ def match(images, masks):
     if missing:
         raise ValueError(
             f'masks={storage.shown(masks)} has no mask for {storage.listed(missing)} (a mask '
-            'has the name of its image, extension aside)')
+            'has the name of its image, extension aside; name a single file to use it '
+            'for the whole folder)')
     unused = [known[stem] for stem in sorted(known.keys() - pictures.keys())]
     pairs = [(stem, pictures[stem], known[stem]) for stem in sorted(pictures)]
     return pairs, [] if single else unused
@@ -177,13 +178,14 @@ def check_sizes(files, resolution, what):
             f'is evaluated, so {what}s must have it; --resolution names another.')
 
 
-def read_masks(files, stems, resolution):
+def read_masks(files, stems, resolution, invert=False):
     """Masks of some images.
 
     Args:
       files: {stem: path}, white = known.
       stems: '' for padding.
       resolution: R.
+      invert: white = hole instead.
 
     Returns:
       u8[B, R, R, 1], 1 = known, 0 = hole; all known for padding.
@@ -194,5 +196,5 @@ def read_masks(files, stems, resolution):
     masks = np.ones((len(stems), resolution, resolution, 1), np.uint8)
     for i, s in enumerate(stems):
         if s:
-            masks[i, :, :, 0] = read(files[s])[0]
+            masks[i, :, :, 0] = read(files[s], invert)[0]
     return masks

@@ -365,6 +365,27 @@ def test_masks_of_the_other_polarity_are_noticed(sets, tmp_path, capsys):
     assert 'inverted (white = known)?' in capsys.readouterr().err
 
 
+def test_masks_with_white_holes_are_noticed_and_read(sets, tmp_path, capsys):
+    """Holes of a sixth each; the other way round they are most of the pictures."""
+    painted, masks, inverted = (tmp_path / name for name in ('p', 'masks', 'inverted'))
+    for stem, (image, mask, pixels) in sets[1].items():
+        mask = np.full_like(mask, 255)
+        mask[:len(mask) // 6] = 0
+        save(painted / f'{stem}.png', np.where(mask[..., None] == 255, image, pixels))
+        save(masks / f'{stem}.png', mask)
+        save(inverted / f'{stem}.png', 255 - mask)
+    plain = run(sets, tmp_path / 'o', predictions=str(painted), masks=str(masks))
+    assert 'warning' not in capsys.readouterr().err
+    run(sets, tmp_path / 'o', predictions=str(painted), masks=str(inverted))
+    assert 'read as white = known: if it is the other way round, pass --invert_mask' in (
+        capsys.readouterr().err)
+    turned = run(sets, tmp_path / 'o', predictions=str(painted), masks=str(inverted),
+                 invert_mask=True)
+    assert turned == plain
+    assert 'warning' not in capsys.readouterr().err
+    assert json.loads((tmp_path / 'o.json').read_text())['invert_mask']
+
+
 def test_errors_are_one_line_and_exit_code_1(sets, tmp_path):
     run_tool = lambda *arguments: subprocess.run(
         [sys.executable, str(TOOLS / 'evaluate.py'), f'--out={tmp_path / "o"}',

@@ -33,6 +33,15 @@ def ssim(a, b):
     Raises:
         ValueError: shapes that differ or arrays that are not floating point.
     """
+    return jnp.mean(ssim_map(a, b), axis=(1, 2, 3))
+
+
+def ssim_map(a, b):
+    """What `ssim` is the mean of; arguments and errors are its.
+
+    Returns:
+        f32[B, H, W, C] in [-1, 1], the similarity round each pixel.
+    """
     a, b = metrics.comparable(a, b)
     mean_a, mean_b, aa, bb, ab = _window_means(jnp.stack([a, b, a * a, b * b, a * b]))
     var_a = aa - mean_a * mean_a
@@ -40,7 +49,7 @@ def ssim(a, b):
     covariance = ab - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + _C1) / (mean_a * mean_a + mean_b * mean_b + _C1)
     structure = (2 * covariance + _C2) / (var_a + var_b + _C2)
-    return jnp.mean(luminance * structure, axis=(1, 2, 3))
+    return luminance * structure
 
 
 def _window_means(x):
