@@ -11,8 +11,8 @@
 The first compiles the G, D and R1 steps, runs each several times and prints medians,
 compile times and the process's peak memory.  The images are noise: no step's time
 depends on what they show.  The others: see benchmark_exports.py, benchmark_models.py,
-benchmark_data.py, benchmark_photo.py.  The last line is JSON.  `all` runs each in a process of its own and
-writes one file, an hour's work for two cores.
+benchmark_data.py, benchmark_photo.py.  The last line is JSON.  `all` runs each but the
+last in a process of its own and writes one file, an hour's work for two cores.
 """
 
 import importlib.metadata

@@ -165,7 +165,7 @@ class Judge:
 
 def _hole_ssim(a, b, hole):
     """Sum of the SSIM of the pixels of the holes, the mean of their channels."""
-    return jnp.sum(ssim_map(a, b).mean(-1) * hole)
+    return jnp.sum(ssim_map(a, b).mean(-1), where=hole)
 
 
 def _tiles(painted, image, hole):

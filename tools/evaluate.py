@@ -6,16 +6,15 @@
 
 Images are squashed to R x R (bicubic). Masks are one per image name, range of hole
 shares and seed, or come from --masks; 1 (255, white) = known, or with --invert_mask
-hole. Known pixels always come from the original. With several --hole_ranges, such as "0,.2;.2,.4", the folders of
---masks, --save_masks and --predictions have one folder for each: 0-0.2, 0.2-0.4.
+hole. Known pixels always come from the original. With several --hole_ranges, such as
+"0,.2;.2,.4", --masks, --save_masks and --predictions have one folder for each: 0-0.2.
 
 PSNR, SSIM and L1 need nothing else. FID, P-IDS, U-IDS and LPIPS need weight files in
 --weights (default: $MIGAN_JAX_CACHE or ~/.cache/migan_jax); where one is absent, the
-metric is left out, and the tool says which file to put where; --fetch downloads it.
+metric is left out and said; --fetch downloads it.
 --protocol=paper is the paper's, --protocol=stylegan truncates to 8 bits first.
 
-Writes OUT.json (everything), OUT.md (the tables that it prints), OUT.png (samples:
-input, mask, raw output, composite, original) and OUT.parts, from where it goes on.
+Writes OUT.json (everything), OUT.md (its tables), OUT.png (samples) and OUT.parts.
 """
 
 import contextlib
@@ -473,8 +472,8 @@ def main(argv):
         table=int(args.table or 0),
         **{name: getattr(args, name) for name in (
             'predictions', 'onnx', 'torchscript', 'contract', 'masks', 'invert_mask',
-            'save_masks', 'save_predictions', 'step', 'resolution', 'protocol', 'dataset', 'name', 'weights', 'fetch', 'parts',
-            'overwrite')})
+            'save_masks', 'save_predictions', 'step', 'resolution', 'protocol', 'dataset',
+            'name', 'weights', 'fetch', 'parts', 'overwrite')})
     summary = run(args.checkpoint, args.images, args.out, args.seed, args.limit, options)
     if args.json:
         print(json.dumps(report.finite(summary)))

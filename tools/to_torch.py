@@ -17,8 +17,7 @@ These are written without --formats. Each of the others needs an extra, see setu
     openvino       migan_openvino.onnx   migan.onnx, noise added as OpenVINO likes it
     ort            migan.ort             migan.onnx in ONNX Runtime's own format
     ort_pipeline   migan_pipeline.ort    migan_pipeline.onnx likewise
-
---formats=all writes everything that is installed.
+    all            everything that is installed
 
 The network's input is [mask - 0.5, image * mask], mask first, 1 = known, 0 = hole, RGB in
 [-1, 1]; its output is neither clipped nor composited. Of a Co-Mod-GAN the first three are
