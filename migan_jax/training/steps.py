@@ -213,11 +213,10 @@ def prepare_batch(settings, step, images, bank=None):
     Returns:
       {'image': f32[B, R, R, 3] in [-1, 1], 'mask': f32[B, R, R, 1], 1 = known}.
     """
-    keys = jax.random.split(step_key(settings.seed, step, _MASKS), images.shape[0])
-    drawn = masks.free_form_batch(keys, images.shape[1], settings.hole_range,
-                                  brush_width=settings.brush_width)
     keys_for = lambda purpose: jax.random.split(
         step_key(settings.seed, step, purpose), images.shape[0])
+    drawn = masks.free_form_batch(keys_for(_MASKS), images.shape[1], settings.hole_range,
+                                  brush_width=settings.brush_width)
     if settings.objects_share:
         drawn = mask_bank.mix(
             keys_for(_OBJECTS),

@@ -45,7 +45,10 @@ def test_a_crashed_run_of_this_host_is_no_obstacle(tmp_path):
 
 def test_a_process_number_that_was_used_again_is_no_obstacle(tmp_path):
     written_by(tmp_path / 'run.json', born='1')   # this process is alive, and not it
-    lease_lib.Lease(tmp_path, stale_s=3600).close()
+    with lease_lib.Lease(tmp_path, stale_s=3600) as lease:
+        lease.check()
+        assert json.loads((tmp_path / 'run.json').read_text())['born'] != '1'
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_hosts_lease_goes_stale_by_itself(tmp_path):
