@@ -283,10 +283,10 @@ class Model:
             its usual name, such as migan.onnx.
           format: 'onnx', f32 [N, 4, R, R] -> [N, 3, R, R]; 'onnx_pipeline', u8 pictures
             of any size; 'torchscript'; 'pt', the published state dict; 'tflite'; 'ort',
-            'ort_pipeline', 'openvino', 'coreml', 'coreml_image', 'executorch', 'ncnn',
-            which docs/converting.md describes.  By default the suffix decides: .onnx is
-            'onnx', .pt 'pt', .tflite 'tflite', .ort 'ort', .mlpackage 'coreml', .pte
-            'executorch'.
+            'ort_pipeline', 'openvino', 'coreml', 'coreml_image', 'executorch',
+            'executorch_vulkan', 'executorch_coreml', 'ncnn', which docs/converting.md
+            describes.  By default the suffix decides: .onnx is 'onnx', .pt 'pt',
+            .tflite 'tflite', .ort 'ort', .mlpackage 'coreml', .pte 'executorch'.
           half: store weights as float16.
           drop_noise_at_4x4: 'pt': leave out the noise that its layout has no place for.
           dynamic_size: 'onnx': take other sizes than R x R.
@@ -297,8 +297,8 @@ class Model:
             with `half`.
 
         Returns:
-          dict: 'path', 'format', 'bytes', 'random' (the differences measured),
-          'tolerance', 'operators'; of ONNX also 'largest_activation'.
+          dict: 'path', 'format', 'bytes', 'random' (the differences measured; of what
+          nothing here can run 'handed_over'), 'tolerance', 'operators'; of ONNX also 'largest_activation'.
 
         Raises:
           ValueError: unknown format, not a model that it can hold, or the file differs

@@ -329,8 +329,9 @@ def other_runtimes(config, variables, largest, x, plain, core, threads):
             jobs['executorch'] = functools.partial(
                 executorch.load_generator(file), nhwc)
             file = path / 'plain.pte'
-            file.write_bytes(executorch.program_of(
-                _PlainModule(variables, config.model.resolution)))
+            program, _ = executorch.program_of(
+                _PlainModule(variables, config.model.resolution))
+            file.write_bytes(program)
             jobs['executorch_plain'] = functools.partial(
                 executorch.load_generator(file), nhwc)
         if importlib.util.find_spec('pnnx') and importlib.util.find_spec('ncnn'):

@@ -13,10 +13,10 @@ These are written without --formats. Each of the others needs an extra, see setu
     coreml         migan.mlpackage       Core ML, f32[1, 4, R, R] -> f32[1, 3, R, R]
     coreml_image   migan_image.mlpackage pictures, `image` and `mask` -> `painted`
     executorch     migan.pte             ExecuTorch with XNNPACK, as Core ML's first
+    executorch_vulkan, executorch_coreml the same for GPUs, which can't be run here
     ncnn           migan_ncnn/           ncnn, f32[4, R, R] -> f32[3, R, R]
     openvino       migan_openvino.onnx   migan.onnx, noise added as OpenVINO likes it
-    ort            migan.ort             migan.onnx in ONNX Runtime's own format
-    ort_pipeline   migan_pipeline.ort    migan_pipeline.onnx likewise
+    ort, ort_pipeline                    both ONNX files in ONNX Runtime's own format
     all            everything that is installed
 
 The network's input is [mask - 0.5, image * mask], mask first, 1 = known, 0 = hole, RGB in

@@ -1,6 +1,7 @@
-"""The deployed generator for ExecuTorch, lowered to XNNPACK for CPUs.
+"""The deployed generator for ExecuTorch, lowered to one backend as a whole.
 
-XNNPACK runs what it is handed as a whole: of `static_module` that is everything.
+Of `static_module` each backend takes everything: XNNPACK for CPUs, Vulkan for the GPUs
+of Android, Core ML for Apple's neural engine and GPUs.
 """
 
 import collections
@@ -17,14 +18,16 @@ import torch
 from migan_jax.export.static_module import StaticGenerator
 
 
-def program_of(module):
-    """A module, exported and handed to XNNPACK.
+def program_of(module, partitioner=None):
+    """A module, exported and handed to a backend.
 
     Args:
       module: nn.Module with a `resolution` R, f32[1, 4, R, R] -> f32[1, 3, R, R].
+      partitioner: chooses what the backend gets; XNNPACK's by default.
 
     Returns:
-      bytes of the file.
+      bytes of the file, and the function f32[1, 4, R, R] -> f32[1, 3, R, R] that was
+      handed over, for PyTorch to run.
     """
     side = module.resolution
     with warnings.catch_warnings(), torch.no_grad():
@@ -32,9 +35,10 @@ def program_of(module):
         warnings.simplefilter('ignore')
         program = torch.export.export(
             module.eval(), (torch.zeros(1, 4, side, side),))
+        handed_over = program.module()
         lowered = to_edge_transform_and_lower(
-            program, partitioner=[XnnpackPartitioner()])
-    return bytes(lowered.to_executorch().buffer)
+            program, partitioner=[partitioner or XnnpackPartitioner()])
+    return bytes(lowered.to_executorch().buffer), handed_over
 
 
 def build_executorch(config, variables, largest=None):
@@ -56,7 +60,38 @@ def build_executorch(config, variables, largest=None):
       ValueError: the model is the ablation with plain 3x3 convolutions, or a parameter
         is not finite.
     """
-    return program_of(StaticGenerator(config, variables, largest))
+    program, _ = program_of(StaticGenerator(config, variables, largest))
+    return program
+
+
+def build_delegated(config, variables, partitioner, largest=None):
+    """The generator as a program for a backend that can't run here.
+
+    Args:
+      config, variables, largest: as for `build_executorch`, whose method this has.
+      partitioner: of that backend.
+
+    Returns:
+      bytes of the file, and f32[N, R, R, 4] -> f32[N, R, R, 3]: what was handed to the
+      backend, run by PyTorch.
+
+    Raises:
+      ValueError: as `build_executorch`, or the backend did not take the whole network.
+    """
+    program, handed_over = program_of(
+        StaticGenerator(config, variables, largest), partitioner)
+    calls = _calls_of(program)
+    if sum(calls.values()) != 1 or not next(iter(calls)).endswith('Backend'):
+        raise ValueError('its backend took only a part of the network: '
+                         f'{dict(sorted(calls.items()))}.')
+
+    def generate(x):
+        with torch.no_grad():
+            return np.concatenate([
+                handed_over(torch.from_numpy(np.ascontiguousarray(
+                    sample.transpose(2, 0, 1)[None]))).numpy()
+                for sample in x]).transpose(0, 2, 3, 1)
+    return program, generate
 
 
 def load_generator(path):
@@ -82,9 +117,13 @@ def load_generator(path):
 
 
 def operators(path):
-    """{operator: how often} that a program calls; XNNPACK's parts count as one each."""
+    """{operator: how often} that a program calls; a backend's parts count as one each."""
     with open(path, 'rb') as file:
-        plan, = deserialize_pte_binary(file.read()).program.execution_plan
+        return _calls_of(file.read())
+
+
+def _calls_of(program):
+    plan, = deserialize_pte_binary(program).program.execution_plan
     names = [operator.name for operator in plan.operators]
     parts = [delegate.id for delegate in plan.delegates]
     calls = [instruction.instr_args for chain in plan.chains

@@ -39,6 +39,8 @@ MORE_FORMATS = {
     'coreml': phone_formats.COREML,
     'coreml_image': phone_formats.COREML_IMAGE,
     'executorch': phone_formats.EXECUTORCH,
+    'executorch_vulkan': phone_formats.EXECUTORCH_VULKAN,
+    'executorch_coreml': phone_formats.EXECUTORCH_COREML,
     'ncnn': phone_formats.NCNN,
     'openvino': onnx_formats.OPENVINO,
     'ort': onnx_formats.ORT,
@@ -89,18 +91,19 @@ def export_one(name, model, path, options, pictures):
     with tempfile.TemporaryDirectory(prefix='.to_torch.', dir=path.parent) as folder:
         temporary = pathlib.Path(folder) / path.name
         notes |= chosen.write(model, temporary, options) or {}
-        generate = chosen.run(temporary, model.config)
         if chosen.levels:
             limit = max(math.ceil(limit * 127.5), 1) / 127.5
         report = {'format': name, 'file': path.name, 'bytes': size_of(temporary)}
-        for key, samples in (('random', chosen.samples(resolution)),
-                             ('pictures', pictures)):
-            if samples:
-                report[key] = chosen.compare(
-                    model.generate, generate, samples, resolution, options)
+        if chosen.run is not None:
+            generate = chosen.run(temporary, model.config)
+            for key, samples in (('random', chosen.samples(resolution)),
+                                 ('pictures', pictures)):
+                if samples:
+                    report[key] = chosen.compare(
+                        model.generate, generate, samples, resolution, options)
         report |= notes | {'tolerance': limit,
                            'operators': counts(chosen.count(temporary))}
-        worst = max(report[key]['max'] for key in ('random', 'pictures')
+        worst = max(report[key]['max'] for key in ('random', 'pictures', 'handed_over')
                     if key in report)
         # Written so that NaN fails.
         if not worst <= limit * (1 + 1e-6):
@@ -225,6 +228,8 @@ def describe(report):
     lines = [f'{report["file"]}: {report["bytes"] / 1e6:.2f} MB']
     for key, words in (('random', 'JAX, random pictures'),
                        ('pictures', 'JAX, --images'),
+                       ('handed_over', 'JAX, before it was lowered; this file can not be '
+                                       'run here'),
                        ('dropped_noise_at_4x4', 'the model with noise at 4 x 4')):
         if key in report:
             values = report[key]

@@ -63,7 +63,8 @@ class Format(NamedTuple):
       file: name.
       write: (model, path, options) -> None, or a dict for the report.
       run: (path, config) -> f32[N, R, R, 4] -> f32[N, R, R, 3]; of a pipeline
-        u8[H, W, 3], u8[H, W] -> u8[H, W, 3].
+        u8[H, W, 3], u8[H, W] -> u8[H, W, 3]; None where nothing here can run the file:
+        then `write` compares what it was written from, as 'handed_over'.
       count: path -> {operator: how often}.
       compare: (reference, generate, pictures, resolution, options) -> what
         `comparison.differences` returns.
@@ -76,7 +77,7 @@ class Format(NamedTuple):
     """
     file: str
     write: Callable
-    run: Callable
+    run: Callable | None
     count: Callable = lambda path: {}
     compare: Callable = comparison.differences
     samples: Callable = comparison.random_pictures

@@ -7,6 +7,7 @@ from migan_jax.export.models import Format
 from migan_jax.export.models import lacks_package
 from migan_jax.export.models import lacks_plain_convolutions
 from migan_jax.export.models import lacks_starting_fill
+from migan_jax import quiet
 
 
 def write_tflite(model, path, options):
@@ -124,6 +125,44 @@ def lacks_of_executorch(model, options):
 
 EXECUTORCH = Format('migan.pte', write_executorch, run_executorch, count_executorch,
                     lacks=lacks_of_executorch)
+
+
+def write_executorch_vulkan(model, path, options):
+    from executorch.backends.vulkan.partitioner import vulkan_partitioner
+
+    return _write_delegated(
+        model, path, options, vulkan_partitioner.VulkanPartitioner())
+
+
+def write_executorch_coreml(model, path, options):
+    from executorch.backends.apple.coreml import partition
+
+    return _write_delegated(model, path, options, partition.CoreMLPartitioner())
+
+
+def _write_delegated(model, path, options, partitioner):
+    from migan_jax.export import executorch
+
+    # They report each operator and each pass.
+    with quiet.stderr_unless_it_fails():
+        program, generate = executorch.build_delegated(
+            model.config, model.variables, partitioner,
+            None if options.keep_clamps else model.largest())
+    path.write_bytes(program)
+    resolution = model.config.model.resolution
+    return {'handed_over': comparison.differences(
+        model.generate, generate, comparison.random_pictures(resolution), resolution,
+        options)}
+
+
+def lacks_of_executorch_coreml(model, options):
+    return lacks_of_executorch(model, options) or lacks_package('coremltools', 'coreml')
+
+
+EXECUTORCH_VULKAN = Format('migan_vulkan.pte', write_executorch_vulkan, None,
+                           count_executorch, lacks=lacks_of_executorch)
+EXECUTORCH_COREML = Format('migan_coreml.pte', write_executorch_coreml, None,
+                           count_executorch, lacks=lacks_of_executorch_coreml)
 
 
 def write_ncnn(model, path, options):

@@ -51,6 +51,28 @@ def test_clamps_are_kept_where_they_bind(tmp_path, model):
         fromrgb['bias'] = saved
 
 
+@pytest.mark.parametrize('name, backend', [
+    ('executorch_vulkan', 'VulkanBackend'), ('executorch_coreml', 'CoreMLBackend')])
+def test_other_backends_take_the_whole_network(tmp_path, model, name, backend):
+    if name == 'executorch_coreml':
+        pytest.importorskip('coremltools', reason='coremltools is not installed')
+    path = tmp_path / exporting.MORE_FORMATS[name].file
+    report = exporting.export_one(name, model, path, models.Options(), [])
+    assert report['operators'] == {backend: 1}
+    assert report['handed_over']['max'] < 1e-4 and 'random' not in report
+    assert path.stat().st_size == report['bytes'] > 10_000
+    assert 'can not be run here' in exporting.describe(report)
+
+
+def test_a_part_of_the_network_is_refused(model):
+    vulkan = pytest.importorskip('executorch.backends.vulkan.partitioner.vulkan_partitioner')
+    ops = pytest.importorskip('executorch.exir.dialects._ops').ops.edge
+    reluctant = vulkan.VulkanPartitioner(
+        operator_blocklist=[ops.aten.leaky_relu.default])
+    with pytest.raises(ValueError, match='only a part of the network: .*leaky_relu'):
+        executorch.build_delegated(model.config, model.variables, reluctant)
+
+
 def test_half_is_refused(tmp_path, model):
     with pytest.raises(exporting.ExportFailed, match='leave out --half'):
         exporting.export_one('executorch', model, tmp_path / 'migan.pte',
