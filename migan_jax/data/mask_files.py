@@ -3,6 +3,7 @@
 Mask polarity: 255 (white) = known, 0 (black) = hole, unless `invert` says otherwise.
 """
 
+import os
 import pathlib
 import re
 
@@ -130,12 +131,12 @@ def match(images, masks):
         known = _by_image(known, pictures)
     if not single:
         # Masks beside their images are no images.
-        beside = {path.resolve() for path in known.values()} & {
-            path.resolve() for stem, path in pictures.items() if _SUFFIX.search(stem)}
+        beside = {_place_of(path) for path in known.values()} & {
+            _place_of(path) for stem, path in pictures.items() if _SUFFIX.search(stem)}
         pictures = {stem: path for stem, path in pictures.items()
-                    if path.resolve() not in beside}
+                    if _place_of(path) not in beside}
         known = {stem: path for stem, path in known.items()
-                 if stem in pictures or path.resolve() not in beside}
+                 if stem in pictures or _place_of(path) not in beside}
     missing = [pictures[stem] for stem in sorted(pictures.keys() - known.keys())]
     if missing:
         raise ValueError(
@@ -147,6 +148,11 @@ def match(images, masks):
     return pairs, [] if single else unused
 
 
+# Not Path.resolve(): before Python 3.13 it raises RuntimeError for a link to itself, which
+# is to be named as a picture that does not open.
+_place_of = os.path.realpath
+
+
 def _by_image(masks, pictures):
     """{stem: mask}, with `a_mask` under the name `a` where that is an image's."""
     found = dict(masks)
@@ -155,7 +161,7 @@ def _by_image(masks, pictures):
         if base == stem or base not in pictures:
             continue
         # In a folder of both, the image itself has the plain name.
-        if base not in masks or masks[base].resolve() == pictures[base].resolve():
+        if base not in masks or _place_of(masks[base]) == _place_of(pictures[base]):
             found[base] = path
             del found[stem]
     return found
