@@ -6,6 +6,7 @@ devices, with which no compiled function would fit.
 """
 
 import collections
+from collections.abc import Callable, Mapping
 import hashlib
 import importlib.metadata
 import itertools
@@ -14,6 +15,7 @@ import pathlib
 import platform
 import re
 import socket
+from typing import Any, TypeVar
 
 import jax
 # Not public; Orbax, flax and clu find the client here too.
@@ -27,6 +29,7 @@ _ABSENT = 'absent'
 # Differences that one message lists.
 _SHOWN = 5
 _calls = itertools.count()
+_Prepared = TypeVar('_Prepared')
 
 
 class Disagreement(ValueError):
@@ -76,23 +79,27 @@ def from_first(make, number=None):
     return answer['value']
 
 
-def check(make_facts) -> None:
+def check(prepare: Callable[[], tuple[Mapping[str, Any], _Prepared]]) -> _Prepared:
     """Compares what must be the same on all processes of a run, before it compiles.
 
     Args:
-      make_facts: function that returns {name: value}, see `facts_of`. Where it raises,
-        every process of the run ends with a sentence that says on which host and why.
+      prepare: function that returns {name: value}, see `facts_of`, and what else it has
+        made. Where it raises, every process of the run ends with a sentence that says
+        on which host and why.
+
+    Returns:
+      What else `prepare` has made on this process.
 
     Raises:
       Disagreement: facts differ, or another process can't take part.
-      Whatever `make_facts` does.
+      Whatever `prepare` does.
     """
     if jax.process_count() == 1:
-        make_facts()
-        return
+        return prepare()[1]
     host, index = socket.gethostname(), jax.process_index()
     try:
-        facts = {name: str(value) for name, value in make_facts().items()}
+        facts, prepared = prepare()
+        facts = {name: str(value) for name, value in facts.items()}
     except Exception as error:
         # Also what is not foreseen: the others must not wait for it.
         _put(f'facts/{index}', {'host': host, 'error': str(error)})
@@ -110,6 +117,7 @@ def check(make_facts) -> None:
             'the processes of this run were not started alike, nothing was trained: '
             + '; '.join(lines[:_SHOWN]) + more
             + '. Give the same command, code and data to all hosts.')
+    return prepared
 
 
 def differences(said) -> list[str]:

@@ -1,13 +1,16 @@
 """The training loop: data -> steps -> metrics -> checkpoints.  Nothing numeric here."""
 
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import math
 import os
 import time
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
+import numpy as np
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.cli import duration
@@ -81,8 +84,30 @@ def train(config, workdir, allow_changes=False):
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_made_for_the_run(workdir))
-        run = _Run(config, workdir, allow_changes, stack)
-        stack.enter_context(run.opened())
+        division, lease = agreement.check(lambda: _prepare(config, workdir, stack))
+        distributed.connect_devices()
+        parts = _build(config, workdir, division, allow_changes)
+        state = _first_state(config, workdir, parts)
+        is_main = jax.process_index() == 0
+        if is_main:
+            storage.path_of(workdir, 'samples').mkdir(parents=True, exist_ok=True)
+        writer = _metric_writer(workdir)
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, config)))
+        notice = stack.enter_context(Notice())
+        if checkpoints.latest_step() is not None:
+            state = checkpoints.restore(state)
+            logging.info('resuming %s from iteration %d', workdir, int(state.step))
+        parts.history.go_on(int(state.step), config.train.batch_size)
+        if is_main:
+            # Before the config, which says what an older history leaves open.
+            parts.history.save()
+            inputs.save_division(division, workdir)
+            checkpoint_lib.save_config(config, workdir)
+        run = _Run(config, workdir, division, parts, state, lease=lease, writer=writer,
+                   checkpoints=checkpoints, notice=notice)
+        # The run has its own, on the devices: this one would lie there all the while.
+        del state
+        stack.callback(run.flush)
         return run.train()
 
 
@@ -99,65 +124,135 @@ def _made_for_the_run(workdir):
         raise
 
 
+def _prepare(config, workdir, stack):
+    """What can fail on one host only, in the order of what costs least.
+
+    Args:
+      config, workdir: of `train`.
+      stack: ExitStack that lets go of the lease.
+
+    Returns:
+      facts: of `agreement.facts_of`.
+      `splits.Division`; the `Lease` of process 0, None of others.
+    """
+    checks.check(config)
+    storage.check_writable(workdir)
+    lease = stack.enter_context(Lease(workdir)) if jax.process_index() == 0 else None
+    division = inputs.divide(config, workdir)
+    facts = agreement.facts_of(config, workdir, {
+        'training': len(division.train), 'evaluation': len(division.evaluation)})
+    return facts, (division, lease)
+
+
+class _Parts(NamedTuple):
+    """What a run works with: all of it checked, nothing compiled or written yet.
+
+    Attributes:
+      models: of the config.
+      evaluation: says when its step compiles.
+      bank: of masks, or None.
+      teacher, teacher_params: of `inputs.open_teacher`.
+      rollbacks, history: of the workdir.
+      announced: of the run's `Compilations`.
+      resumes: whether the workdir has a checkpoint.
+    """
+    models: state_lib.Models
+    evaluation: evaluation_step.Evaluation
+    bank: np.ndarray | None
+    teacher: Callable | None
+    teacher_params: Any
+    rollbacks: Rollbacks
+    history: History
+    announced: Callable
+    resumes: bool
+
+
+def _build(config, workdir, division, allow_changes):
+    """`_Parts`: models, steps, and what the workdir has to say."""
+    models = state_lib.build_models(config)
+    limit = config.eval.limit or len(division.evaluation)
+    networks, protocol, left_out = inputs.open_networks(
+        config, min(limit, len(division.evaluation)))
+    inputs.check_best_metric(config, networks, left_out)
+    batch_size = config.train.batch_size
+    resumes = checkpoint_lib.has_checkpoint(workdir)
+    if checkpoint_lib.has_config(workdir):
+        checkpoint_lib.check_resumable(config, workdir)
+        saved = checkpoint_lib.load_config(workdir)
+        batch_size = saved.train.batch_size
+        if resumes:
+            _say_changes(
+                config, workdir, changes.review(config, saved, workdir, allow_changes))
+    bank = inputs.open_masks(config)
+    teacher, teacher_params = inputs.open_teacher(config)
+    rollbacks = Rollbacks(workdir)
+    history = History(workdir, batch_size, rollbacks.skipped)
+
+    settings, announced = settings_of(config), Compilations().announced
+    evaluation = evaluation_step.make_evaluation(
+        models.generator, seed=config.eval.seed, hole_range=settings.hole_range,
+        brush_width=settings.brush_width, networks=networks, protocol=protocol)
+    for sentence in dict.fromkeys(left_out.values()):
+        logging.info('evaluation: %s', sentence)
+    return _Parts(
+        models, evaluation._replace(step=announced('evaluation', evaluation.step)), bank,
+        teacher, teacher_params, rollbacks, history, announced, resumes)
+
+
+def _say_changes(config, workdir, lines):
+    if lines:
+        logging.info('%s goes on with another config (saved -> now):\n  %s',
+                     workdir, '\n  '.join(lines))
+    if config.init_from:
+        logging.warning(
+            'init_from=%s is ignored: %s has checkpoints of its own and goes on from '
+            'the newest', config.init_from, workdir)
+
+
+def _first_state(config, workdir, parts):
+    """TrainState of a run that starts; one that resumes takes its shapes."""
+    state = parts.announced('the initial state', state_lib.init_state)(
+        parts.models, config.model.resolution, jax.random.key(config.seed))
+    if config.init_from and not parts.resumes:
+        state = state_lib.warm_start(state, config, config.init_from)
+    return state
+
+
+def _metric_writer(workdir):
+    """Of TensorBoard's event files on process 0, of nothing on others."""
+    # Not at the top: it imports TensorFlow, which tools that import this module can
+    # do without.
+    from clu import metric_writers
+
+    # The log has the figures too, from here: clu's would repeat them there.
+    return metric_writers.AsyncMultiWriter(
+        [metric_writers.SummaryWriter(os.fspath(workdir))]
+        if jax.process_index() == 0 else [])
+
+
 class _Run:
-    """One run: what `train` opens, and its position."""
+    """One run: what `train` has opened, and its position."""
 
-    def __init__(self, config, workdir, allow_changes, stack):
+    def __init__(self, config, workdir, division, parts, state, *, lease, writer,
+                 checkpoints, notice):
+        """Compiles nothing.
+
+        Args:
+          config, workdir: of `train`.
+          division: of images.
+          parts: `_Parts`.
+          state: TrainState to go on from, not replicated.
+          lease: of the workdir, or None.
+          writer: of metrics.
+          checkpoints, notice: opened.
+        """
         self._config, self._workdir = config, workdir
+        self._division, self._parts = division, parts
+        self._lease, self._writer = lease, writer
+        self._checkpoints, self._notice = checkpoints, notice
+        self._history = parts.history
         self._batch_size = config.train.batch_size
-        self._is_main, self._lease = jax.process_index() == 0, None
-        agreement.check(lambda: self._prepare(stack))
-        distributed.connect_devices()
-        self._build(allow_changes)
-
-    def _prepare(self, stack):
-        """What can fail on one host only, in the order of what costs least."""
-        config, workdir = self._config, self._workdir
-        checks.check(config)
-        storage.check_writable(workdir)
-        if self._is_main:
-            self._lease = stack.enter_context(Lease(workdir))
-        self._division = inputs.divide(config, workdir)
-        self._train_source = self._division.train
-        self._eval_source = self._division.evaluation
-        return agreement.facts_of(config, workdir, {
-            'training': len(self._train_source), 'evaluation': len(self._eval_source)})
-
-    def _build(self, allow_changes):
-        """Models and steps, not compiled yet."""
-        config, workdir = self._config, self._workdir
-        self._models = state_lib.build_models(config)
-        limit = config.eval.limit or len(self._eval_source)
-        networks, protocol, left_out = inputs.open_networks(
-            config, min(limit, len(self._eval_source)))
-        inputs.check_best_metric(config, networks, left_out)
-        batch_size = self._batch_size
-        self._resumes = checkpoint_lib.has_checkpoint(workdir)
-        if checkpoint_lib.has_config(workdir):
-            checkpoint_lib.check_resumable(config, workdir)
-            saved = checkpoint_lib.load_config(workdir)
-            batch_size = saved.train.batch_size
-            if self._resumes:
-                self._say_changes(changes.review(config, saved, workdir, allow_changes))
-        self._bank = inputs.open_masks(config)
-        self._teacher, self._teacher_params = inputs.open_teacher(config)
-        self._rollbacks = Rollbacks(workdir)
-        self._history = History(workdir, batch_size, self._rollbacks.skipped)
-
-        self._settings = settings_of(config)
-        self._steps = None
-        self._announced = Compilations().announced
-        self._init_state = self._announced('the initial state', state_lib.init_state)
-        evaluation = evaluation_step.make_evaluation(
-            self._models.generator, seed=config.eval.seed,
-            hole_range=self._settings.hole_range,
-            brush_width=self._settings.brush_width, networks=networks,
-            protocol=protocol)
-        self._evaluation = evaluation._replace(
-            step=self._announced('evaluation', evaluation.step))
-        for sentence in dict.fromkeys(left_out.values()):
-            logging.info('evaluation: %s', sentence)
-
+        self._is_main = jax.process_index() == 0
         self._every = {name: kimg * 1000 for name, kimg in {
             'log': config.log.every_kimg, 'eval': config.eval.every_kimg,
             'checkpoint': config.checkpoint.every_kimg}.items()}
@@ -166,50 +261,16 @@ class _Run:
         self._measured = {}
         self._classical = None   # figures, once they are measured
 
-    def _say_changes(self, lines):
-        if lines:
-            logging.info('%s goes on with another config (saved -> now):\n  %s',
-                         self._workdir, '\n  '.join(lines))
-        if self._config.init_from:
-            logging.warning(
-                'init_from=%s is ignored: %s has checkpoints of its own and goes on from '
-                'the newest', self._config.init_from, self._workdir)
+        self._first = self._step = int(state.step)
+        self._state = replicate(state)
+        self._total, self._progress, self._page = self._ahead()
+        self._settings = self._settings_ahead()
+        self._steps = self._make_steps()
 
-    @contextlib.contextmanager
-    def opened(self):
-        """Opens what writes into the workdir, and restores or makes the state."""
-        # Not at the top: it imports TensorFlow, which tools that import this module can
-        # do without.
-        from clu import metric_writers
-
-        config, workdir = self._config, self._workdir
-        state = self._init_state(
-            self._models, config.model.resolution, jax.random.key(config.seed))
-        if config.init_from and not self._resumes:
-            state = state_lib.warm_start(state, config, config.init_from)
-        if self._is_main:
-            storage.path_of(workdir, 'samples').mkdir(parents=True, exist_ok=True)
-        # The log has the figures too, from here: clu's would repeat them there.
-        self._writer = metric_writers.AsyncMultiWriter(
-            [metric_writers.SummaryWriter(os.fspath(workdir))] if self._is_main else [])
-        self._checkpoints = Checkpoints(workdir, config)
-        with contextlib.closing(self._checkpoints), Notice() as self._notice:
-            if self._checkpoints.latest_step() is not None:
-                state = self._checkpoints.restore(state)
-                logging.info('resuming %s from iteration %d', workdir, int(state.step))
-            self._history.go_on(int(state.step), self._batch_size)
-            if self._is_main:
-                # Before the config, which says what an older history leaves open.
-                self._history.save()
-                inputs.save_division(self._division, workdir)
-                checkpoint_lib.save_config(config, workdir)
-            self._place(state)
-            self._page = RunReport(workdir, self._step)
-            try:
-                yield
-            finally:
-                with self._figures():
-                    self._writer.flush()
+    def flush(self):
+        """Waits until the figures are written."""
+        with self._figures():
+            self._writer.flush()
 
     @contextlib.contextmanager
     def _figures(self):
@@ -222,25 +283,27 @@ class _Run:
             logging.error('figures or pictures could not be written to %s: %s',
                           self._workdir, str(error).splitlines()[0])
 
-    def _place(self, state):
-        self._step = int(state.step)
-        self._state = replicate(state)
-        self._total = self._step_at(self._config.train.kimg)
-        self._progress = Progress(self._batch_size, self._total)
-        settings = dataclasses.replace(
-            self._settings,
+    def _ahead(self):
+        """From here on: the last iteration, `Progress` towards it, and its `RunReport`."""
+        total = self._step_at(self._config.train.kimg)
+        return total, Progress(self._batch_size, total), RunReport(self._workdir, self._step)
+
+    def _settings_ahead(self):
+        """Settings of the steps from here on."""
+        d_only_kimg = self._config.train.d_only_kimg
+        return dataclasses.replace(
+            settings_of(self._config),
             images_offset=self._images() - self._step * self._batch_size,
-            d_only_steps=(self._step_at(self._config.train.d_only_kimg)
-                          if self._config.train.d_only_kimg else 0))
-        if self._steps is None or settings != self._settings:
-            self._settings = settings
-            steps = steps_lib.make_steps(
-                self._models, settings, self._teacher, bank=self._bank)
-            announced = self._announced
-            self._steps = steps._replace(
-                g=announced('G', steps.g), d=announced('D', steps.d),
-                r1=announced('R1', steps.r1),
-                path_length=announced('the path-length step', steps.path_length))
+            d_only_steps=self._step_at(d_only_kimg) if d_only_kimg else 0)
+
+    def _make_steps(self):
+        parts = self._parts
+        steps = steps_lib.make_steps(
+            parts.models, self._settings, parts.teacher, bank=parts.bank)
+        return steps._replace(
+            g=parts.announced('G', steps.g), d=parts.announced('D', steps.d),
+            r1=parts.announced('R1', steps.r1),
+            path_length=parts.announced('the path-length step', steps.path_length))
 
     def _step_at(self, kimg):
         """The iteration after which so many thousand images are seen, from now on."""
@@ -253,9 +316,8 @@ class _Run:
         logging.info('%s', self._division.how)
         logging.info(
             '%d training and %s evaluation images; iterations %d to %d on %d %s',
-            len(self._train_source), len(self._eval_source), self._step, self._total,
-            jax.device_count(), jax.devices()[0].device_kind)
-        self._first = self._step
+            len(self._division.train), len(self._division.evaluation), self._step,
+            self._total, jax.device_count(), jax.devices()[0].device_kind)
         if self._step == 0 and self._config.init_from:
             self._measured = self._evaluate()   # what fine-tuning has to improve on
         with contextlib.closing(self._batches()) as batches:
@@ -275,7 +337,7 @@ class _Run:
     def _batches(self):
         config = self._config
         return batches_lib.train_batches(
-            self._train_source, resolution=config.model.resolution,
+            self._division.train, resolution=config.model.resolution,
             batch_size=self._batch_size // jax.process_count(), seed=config.seed,
             start_batch=self._position(), host_index=jax.process_index(),
             host_count=jax.process_count(), crop=config.data.crop,
@@ -294,7 +356,7 @@ class _Run:
         images = images.reshape(jax.local_device_count(), -1, *images.shape[1:])
         self._state, metrics = steps_lib.iterate(
             self._steps, self._settings, self._step, self._state, images,
-            self._teacher_params)
+            self._parts.teacher_params)
         before, self._pending = self._pending, (self._step, metrics)
         self._step += 1
         # Of the iteration before: the devices are busy with this one.
@@ -371,7 +433,7 @@ class _Run:
     def _evaluate(self):
         config = self._config
         figures = dict(evaluation_step.evaluate(
-            self._evaluation, self._state.ema, self._state.variables,
+            self._parts.evaluation, self._state.ema, self._state.variables,
             self._eval_batches()))
         if self._classical is None:
             self._classical = self._measure_classical()
@@ -383,7 +445,7 @@ class _Run:
                 self._step, {f'eval/{name}': value for name, value in figures.items()})
         with contextlib.closing(self._eval_batches()) as samples:
             grid = evaluation_step.sample_grid(
-                self._evaluation, self._state.ema, self._state.variables, next(samples),
+                self._parts.evaluation, self._state.ema, self._state.variables, next(samples),
                 config.eval.grid_rows)
         if self._is_main:
             name = f'{self._images() / 1000:09.2f}kimg.png'
@@ -396,10 +458,10 @@ class _Run:
 
     def _measure_classical(self):
         """Figures of OpenCV's methods; they stay what they are through a run."""
-        limit = self._config.eval.limit or len(self._eval_source)
+        limit = self._config.eval.limit or len(self._division.evaluation)
         why = ('OpenCV\'s methods are not measured in a run of several processes.'
                if jax.process_count() > 1 else
-               classical.unavailable(min(limit, len(self._eval_source))))
+               classical.unavailable(min(limit, len(self._division.evaluation))))
         if why:
             logging.info('evaluation: %s', why)
             return {}
@@ -409,7 +471,7 @@ class _Run:
         return methods.classical_means(self._eval_batches(), masks_of)
 
     def _eval_batches(self):
-        batches = inputs.eval_batches(self._eval_source, self._config)
+        batches = inputs.eval_batches(self._division.evaluation, self._config)
         with contextlib.closing(batches):
             for batch in batches:
                 # An evaluation may take longer than a machine is left to the run.
@@ -455,20 +517,24 @@ class _Run:
         if (settings.on_divergence != 'rollback'
                 or self._checkpoints.latest_step() is None):
             raise error
-        if len(self._rollbacks) >= settings.max_rollbacks:
+        if len(self._parts.rollbacks) >= settings.max_rollbacks:
             raise TrainingDiverged(
-                f'{error} It was rolled back {len(self._rollbacks)} times already '
+                f'{error} It was rolled back {len(self._parts.rollbacks)} times already '
                 '(train.max_rollbacks).') from error
         start = self._step
-        abstract = state_lib.abstract_state(self._models, self._config.model.resolution)
+        abstract = state_lib.abstract_state(self._parts.models, self._config.model.resolution)
         state = self._checkpoints.restore(abstract)
         end = int(state.step)
         self._history.roll_back(start, end)
-        self._rollbacks.add(start, end, write=self._is_main)
+        self._parts.rollbacks.add(start, end, write=self._is_main)
         if self._is_main:
             self._history.save()
-        self._place(state)
-        self._page = RunReport(self._workdir, self._step)
+        self._step, self._state = end, replicate(state)
+        self._total, self._progress, self._page = self._ahead()
+        settings_ahead = self._settings_ahead()
+        if settings_ahead != self._settings:
+            self._settings = settings_ahead
+            self._steps = self._make_steps()
         self._pending = None
         self._watch.streak = 0
         self._progress.restart(self._step)
