@@ -6,11 +6,12 @@ devices, with which no compiled function would fit.
 """
 
 import collections
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import importlib.metadata
 import itertools
 import json
+import os
 import pathlib
 import platform
 import re
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import jax
 # Not public; Orbax, flax and clu find the client here too.
 from jax._src import distributed as jax_distributed
+import ml_collections
 
 # How long one process waits for what another says: listing millions of images takes a
 # slow disk minutes.
@@ -49,7 +51,7 @@ def _get(key, patience_s=None):
     return json.loads(_client().blocking_key_value_get(f'migan_jax/{key}', patience_ms))
 
 
-def from_first(make, number=None):
+def from_first(make: Callable[[], Any], number: int | None = None) -> Any:
     """What `make()` returns on process 0, on every process; JSON values.
 
     All processes call this in the same order. What `make` raises on process 0 is raised
@@ -120,7 +122,7 @@ def check(prepare: Callable[[], tuple[Mapping[str, Any], _Prepared]]) -> _Prepar
     return prepared
 
 
-def differences(said) -> list[str]:
+def differences(said: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:
     """A clause for each fact that is not the same everywhere.
 
     Args:
@@ -151,7 +153,8 @@ def _where(places):
     return 'on ' + ', '.join(parts)
 
 
-def facts_of(config, workdir, images) -> dict:
+def facts_of(config: ml_collections.ConfigDict, workdir: os.PathLike | str,
+             images: Mapping[str, int]) -> dict[str, Any]:
     """What must be the same on all hosts of a run.
 
     Args:

@@ -1,6 +1,9 @@
 """What differs between a config and that of the workdir in which it goes on."""
 
 import json
+import os
+
+import ml_collections
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.training import checks
@@ -16,7 +19,8 @@ def _plain(value):
     return json.loads(json.dumps(value))
 
 
-def differing(config, saved) -> dict[str, str]:
+def differing(config: ml_collections.ConfigDict,
+              saved: ml_collections.ConfigDict) -> dict[str, str]:
     """{field: 'saved value -> value now'} where two configs differ.
 
     Fields that only one of them has are left out: another version wrote it.
@@ -27,7 +31,8 @@ def differing(config, saved) -> dict[str, str]:
             and _plain(ours[name]) != _plain(theirs[name])}
 
 
-def review(config, saved, workdir: str, allow: bool) -> list[str]:
+def review(config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict,
+           workdir: os.PathLike | str, allow: bool) -> list[str]:
     """Lines 'field: saved value -> value now'.
 
     Args:

@@ -1,16 +1,20 @@
 """The checkpoints that a run writes, in the background, and its returns to earlier ones."""
 
+from collections.abc import Mapping
 import concurrent.futures
 import contextlib
 import json
 import os
+from typing import Any
 
 from absl import logging
 import jax
+import ml_collections
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import storage
 from migan_jax.training import agreement
+from migan_jax.training.state import TrainState
 
 # So long a save waits for the one before. On storage that does not answer, TensorFlow and
 # TensorStore repeat themselves for many minutes.
@@ -30,7 +34,7 @@ class Checkpoints:
         after `wait` the same on all.
     """
 
-    def __init__(self, workdir, config):
+    def __init__(self, workdir: os.PathLike | str, config: ml_collections.ConfigDict) -> None:
         """Opens DIR/checkpoints of a run; half-written ones are removed."""
         self._workdir, self._config = workdir, config
         self._is_writer = jax.process_index() == 0
@@ -55,11 +59,11 @@ class Checkpoints:
     def _newest(self):
         return self._manager.latest_step()
 
-    def latest_step(self):
+    def latest_step(self) -> int | None:
         """Iteration of the newest complete checkpoint, or None."""
         return self._latest
 
-    def restore(self, state):
+    def restore(self, state: TrainState) -> TrainState:
         """`checkpoint.restore` of the newest that reads, the same on all processes.
 
         Newer ones that do not are put aside and named.
@@ -109,7 +113,7 @@ class Checkpoints:
                 step, aside, instead, step - instead)
         self._manager = self._open()
 
-    def save(self, state, figures=None):
+    def save(self, state: TrainState | None, figures: Mapping[str, Any] | None = None) -> None:
         """Saves an unreplicated state; returns before the files are written.
 
         Args:
@@ -125,16 +129,16 @@ class Checkpoints:
         self._saving = step, self._thread.submit(
             checkpoint_lib.save, self._manager, state, figures)
 
-    def poll(self):
+    def poll(self) -> None:
         """Notices a failure without waiting."""
         self._settle(0)
 
-    def wait(self):
+    def wait(self) -> None:
         """Until what was saved is on disk, or has failed, on all processes."""
         self._settle(None)
         self._latest, self.owed = agreement.from_first(lambda: (self._latest, self.owed))
 
-    def close(self):
+    def close(self) -> None:
         """Waits for a save that is under way, within bounds, and ends."""
         if not self._settle(PATIENCE_S):
             self._report('storage does not take it')
@@ -191,7 +195,7 @@ class Rollbacks:
     iteration and goes on with the data after those that it diverged on.
     """
 
-    def __init__(self, workdir):
+    def __init__(self, workdir: os.PathLike | str) -> None:
         """Reads what earlier runs in the workdir wrote, if anything.
 
         Raises:
@@ -209,14 +213,14 @@ class Rollbacks:
                     f'{self._path} is not readable as a list of rollbacks ({error!r}); '
                     'delete it to go on with the data of the iteration.') from error
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._events)
 
-    def skipped(self, step):
+    def skipped(self, step: int) -> int:
         """Batches that were read besides one for each of the first `step` iterations."""
         return sum(start - end for start, end in self._events if end <= step)
 
-    def add(self, start, end, write):
+    def add(self, start: int, end: int, write: bool) -> None:
         """Notes a return from iteration `start` to `end`; on disk if `write`."""
         self._events.append((start, end))
         if write:

@@ -1,10 +1,12 @@
 """What the fields of a config may be: checked in one go, before a run writes anything."""
 
+from collections.abc import Callable
 import math
 import numbers
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 
 from migan_jax.data import batches
 from migan_jax.data import masks
@@ -143,7 +145,7 @@ RULES = {
 }
 
 
-def fields_of(config, prefix: str = '') -> dict[str, Any]:
+def fields_of(config: ml_collections.ConfigDict, prefix: str = '') -> dict[str, Any]:
     """{dotted name: value} of a ConfigDict."""
     found = {}
     for name, value in config.items():
@@ -154,7 +156,7 @@ def fields_of(config, prefix: str = '') -> dict[str, Any]:
     return found
 
 
-def check(config) -> None:
+def check(config: ml_collections.ConfigDict) -> None:
     """Checks all fields, each for itself and some together; opens nothing.
 
     Args:

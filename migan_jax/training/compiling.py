@@ -19,7 +19,7 @@ class Compilations:
     the same luck with functions kept on disk from an earlier run.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._unit = None   # seconds for a weight of 1, by the last one
 
     def announced(self, name: str, function: Callable) -> Callable:

@@ -26,7 +26,7 @@ def _on_a_tpu_vm():
         for file in glob.glob('/sys/bus/pci/devices/*/vendor'))
 
 
-def launcher():
+def launcher() -> str | None:
     """Who started this process beside others: 'SLURM', 'Open MPI', 'TPU', or None."""
     several = lambda name: int(os.environ.get(name, '1')) > 1
     if several('SLURM_NTASKS') and 'SLURM_PROCID' in os.environ:
@@ -38,7 +38,8 @@ def launcher():
     return None
 
 
-def initialize(coordinator_address=None, num_processes=None, process_id=None):
+def initialize(coordinator_address: str | None = None, num_processes: int | None = None,
+               process_id: int | None = None) -> None:
     """Joins the other processes of the run, if there are any.  Call before using JAX.
 
     Without arguments, asks the launcher: TPU metadata, SLURM or Open MPI. One process

@@ -1,5 +1,6 @@
 """How far a run is, in images, whatever the batch sizes that it went through."""
 
+from collections.abc import Callable
 import json
 import math
 import os
@@ -31,7 +32,8 @@ class History:
     position in the data.
     """
 
-    def __init__(self, workdir: str, batch_size: int, skipped=lambda step: 0):
+    def __init__(self, workdir: os.PathLike | str, batch_size: int,
+                 skipped: Callable[[int], int] = lambda step: 0) -> None:
         """Reads what earlier runs in the workdir wrote, if anything.
 
         Args:

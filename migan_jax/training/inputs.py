@@ -3,10 +3,14 @@
 Everything here raises ValueError before a run has written anything.
 """
 
+from collections.abc import Callable, Iterator, Mapping
 import json
+import os
+from typing import Any
 
 from absl import logging
 import jax
+import ml_collections
 import numpy as np
 
 from migan_jax import checkpoint as checkpoint_lib
@@ -24,7 +28,7 @@ from migan_jax import storage
 from migan_jax.training import state as state_lib
 
 
-def check_batch(batch_size, what):
+def check_batch(batch_size: int, what: str) -> None:
     """Raises ValueError unless the devices can share a global batch equally."""
     devices = jax.device_count()
     if batch_size < 1 or batch_size % devices:
@@ -33,7 +37,7 @@ def check_batch(batch_size, what):
             f'{jax.default_backend()} devices.')
 
 
-def open_teacher(config):
+def open_teacher(config: ml_collections.ConfigDict) -> tuple[Callable, Any] | tuple[None, None]:
     """The teacher that a config distils from, and its parameters on every device.
 
     Returns:
@@ -59,7 +63,8 @@ def open_teacher(config):
     return teacher, replicate(variables)
 
 
-def open_networks(config, count):
+def open_networks(config: ml_collections.ConfigDict, count: int
+                  ) -> tuple[networks_lib.Networks, inception.Protocol, dict[str, str]]:
     """The metric networks of evaluation during training.
 
     Args:
@@ -93,7 +98,8 @@ def open_networks(config, count):
     return networks, protocol, left_out
 
 
-def check_best_metric(config, networks, left_out):
+def check_best_metric(config: ml_collections.ConfigDict, networks: networks_lib.Networks,
+                      left_out: Mapping[str, str]) -> None:
     """Raises ValueError unless config.eval.best_metric is a figure that will be there.
 
     Args:
@@ -121,7 +127,8 @@ def check_best_metric(config, networks, left_out):
                          f'eval.best_metric is {metric!r}.')
 
 
-def divide(config, workdir=''):
+def divide(config: ml_collections.ConfigDict,
+           workdir: os.PathLike | str = '') -> splits.Division:
     """Training and evaluation images of a config, see `splits.divide`.
 
     Args:
@@ -156,7 +163,7 @@ def divide(config, workdir=''):
         seed=config.seed, known=known, by_name=by_name)
 
 
-def open_masks(config):
+def open_masks(config: ml_collections.ConfigDict) -> np.ndarray | None:
     """The bank of masks that a config names, or None; says how many there are.
 
     Raises:
@@ -173,7 +180,7 @@ def open_masks(config):
     return bank
 
 
-def save_division(division, workdir):
+def save_division(division: splits.Division, workdir: os.PathLike | str) -> None:
     """Writes DIR/splits.json: how images were divided, and the names held out."""
     text = json.dumps({
         'how': division.how, 'train': len(division.train),
@@ -182,7 +189,7 @@ def save_division(division, workdir):
         storage.path_of(workdir, 'splits.json'), (text + '\n').encode())
 
 
-def eval_batches(source, config):
+def eval_batches(source: Any, config: ml_collections.ConfigDict) -> Iterator[dict[str, Any]]:
     """Batches of `batches_lib.eval_batches` for this host."""
     per_host = config.eval.batch_size // jax.process_count()
     return batches_lib.eval_batches(

@@ -6,6 +6,7 @@ import pathlib
 import socket
 import threading
 import time
+from typing import Self
 import uuid
 
 from absl import logging
@@ -53,7 +54,8 @@ class Lease:
     its own host, and by `STALE_S` without a renewal elsewhere.
     """
 
-    def __init__(self, workdir, renew_s=RENEW_S, stale_s=STALE_S):
+    def __init__(self, workdir: os.PathLike | str, renew_s: float = RENEW_S,
+                 stale_s: float = STALE_S) -> None:
         """Takes the lease of a workdir.
 
         Raises:
@@ -70,18 +72,18 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, daemon=True, name='lease')
         self._thread.start()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def check(self):
+    def check(self) -> None:
         """Raises InUse if another run has taken the workdir over."""
         if self._lost:
             raise self._in_use(self._lost)
 
-    def close(self):
+    def close(self) -> None:
         """Lets go of the workdir."""
         self._ended.set()
         self._thread.join()

@@ -1,6 +1,6 @@
 """The training loop: data -> steps -> metrics -> checkpoints.  Nothing numeric here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import math
@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 from absl import logging
 import jax
+import ml_collections
 import numpy as np
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.cli import duration
 from migan_jax.data import batches as batches_lib
 from migan_jax.data import images as image_files
+from migan_jax.data import splits
 from migan_jax.devices import replicate
 from migan_jax.devices import unreplicate
 from migan_jax.evaluation import classical
@@ -43,7 +45,7 @@ from migan_jax.training import state as state_lib
 from migan_jax.training import steps as steps_lib
 
 
-def settings_of(config):
+def settings_of(config: ml_collections.ConfigDict) -> steps_lib.Settings:
     """`steps.Settings` of a config, whose `loss` has fields of the same names."""
     return steps_lib.Settings(
         seed=config.seed, batch_size=config.train.batch_size,
@@ -58,7 +60,8 @@ def settings_of(config):
         accumulate=config.train.accumulate)
 
 
-def train(config, workdir, allow_changes=False):
+def train(config: ml_collections.ConfigDict, workdir: os.PathLike | str,
+          allow_changes: bool = False) -> dict[str, float]:
     """Trains until config.train.kimg; resumes if `workdir` has a checkpoint.
 
     Progress is counted in images: a resumed run may have another batch size.
@@ -112,7 +115,7 @@ def train(config, workdir, allow_changes=False):
 
 
 @contextlib.contextmanager
-def _made_for_the_run(workdir):
+def _made_for_the_run(workdir: os.PathLike | str) -> Iterator[None]:
     """A folder in which storage was tried, and no more, goes when the run is refused."""
     folder = storage.path_of(workdir)
     new = not storage.is_bucket(workdir) and not folder.exists()
@@ -124,7 +127,9 @@ def _made_for_the_run(workdir):
         raise
 
 
-def _prepare(config, workdir, stack):
+def _prepare(config: ml_collections.ConfigDict, workdir: os.PathLike | str,
+             stack: contextlib.ExitStack
+             ) -> tuple[dict[str, Any], tuple[splits.Division, Lease | None]]:
     """What can fail on one host only, in the order of what costs least.
 
     Args:
@@ -167,7 +172,8 @@ class _Parts(NamedTuple):
     resumes: bool
 
 
-def _build(config, workdir, division, allow_changes):
+def _build(config: ml_collections.ConfigDict, workdir: os.PathLike | str,
+           division: splits.Division, allow_changes: bool) -> _Parts:
     """`_Parts`: models, steps, and what the workdir has to say."""
     models = state_lib.build_models(config)
     limit = config.eval.limit or len(division.evaluation)
@@ -199,7 +205,8 @@ def _build(config, workdir, division, allow_changes):
         teacher, teacher_params, rollbacks, history, announced, resumes)
 
 
-def _say_changes(config, workdir, lines):
+def _say_changes(config: ml_collections.ConfigDict, workdir: os.PathLike | str,
+                 lines: list[str]) -> None:
     if lines:
         logging.info('%s goes on with another config (saved -> now):\n  %s',
                      workdir, '\n  '.join(lines))
@@ -209,7 +216,8 @@ def _say_changes(config, workdir, lines):
             'the newest', config.init_from, workdir)
 
 
-def _first_state(config, workdir, parts):
+def _first_state(config: ml_collections.ConfigDict, workdir: os.PathLike | str,
+                 parts: _Parts) -> state_lib.TrainState:
     """TrainState of a run that starts; one that resumes takes its shapes."""
     state = parts.announced('the initial state', state_lib.init_state)(
         parts.models, config.model.resolution, jax.random.key(config.seed))
@@ -233,8 +241,10 @@ def _metric_writer(workdir):
 class _Run:
     """One run: what `train` has opened, and its position."""
 
-    def __init__(self, config, workdir, division, parts, state, *, lease, writer,
-                 checkpoints, notice):
+    def __init__(self, config: ml_collections.ConfigDict, workdir: os.PathLike | str,
+                 division: splits.Division, parts: _Parts, state: state_lib.TrainState, *,
+                 lease: Lease | None, writer: Any, checkpoints: Checkpoints,
+                 notice: Notice) -> None:
         """Compiles nothing.
 
         Args:
@@ -267,7 +277,7 @@ class _Run:
         self._settings = self._settings_ahead()
         self._steps = self._make_steps()
 
-    def flush(self):
+    def flush(self) -> None:
         """Waits until the figures are written."""
         with self._figures():
             self._writer.flush()
@@ -311,7 +321,7 @@ class _Run:
         # Not one more for the rounding of a product.
         return self._step + max(0, math.ceil(left / self._batch_size - 1e-6))
 
-    def train(self):
+    def train(self) -> dict[str, float]:
         """Iterates to the end; the last evaluation's figures."""
         logging.info('%s', self._division.how)
         logging.info(

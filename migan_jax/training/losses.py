@@ -1,10 +1,12 @@
 """Losses: logistic GAN losses, R1, distillation and reconstruction.  All float32."""
 
+from collections.abc import Callable, Mapping
+
 import jax
 import jax.numpy as jnp
 
 
-def generator_loss(fake_logits):
+def generator_loss(fake_logits: jax.Array) -> jax.Array:
     """Non-saturating logistic loss of the generator.
 
     mean softplus(-D(fake)).
@@ -21,7 +23,7 @@ def generator_loss(fake_logits):
     return jnp.mean(jax.nn.softplus(-fake_logits))
 
 
-def discriminator_loss(real_logits, fake_logits):
+def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:
     """Logistic loss of the discriminator.
 
     mean softplus(D(fake)) + mean softplus(-D(real)).
@@ -35,7 +37,7 @@ def discriminator_loss(real_logits, fake_logits):
     return jnp.mean(jax.nn.softplus(fake_logits)) + jnp.mean(jax.nn.softplus(-real_logits))
 
 
-def r1_penalty(critic, x):
+def r1_penalty(critic: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """Squared norm of the discriminator's gradient at real samples.
 
     Sum over pixels and all four input channels of (dD/dx)^2, per sample.
@@ -54,7 +56,8 @@ def r1_penalty(critic, x):
     return jnp.sum(jnp.square(gradient), (1, 2, 3))
 
 
-def path_lengths(paint, ws, y):
+def path_lengths(paint: Callable[[jax.Array], jax.Array], ws: jax.Array,
+                 y: jax.Array) -> jax.Array:
     """How far the image moves with the mapped latents, per sample.
 
     |J_w^T y| with y a random image: root of the mean over style inputs of the squared
@@ -75,7 +78,7 @@ def path_lengths(paint, ws, y):
     return jnp.sqrt(jnp.mean(jnp.sum(jnp.square(gradient), 2), 1))
 
 
-def resize_mask(mask, resolution):
+def resize_mask(mask: jax.Array, resolution: int) -> jax.Array:
     """Nearest-neighbour reduction of a mask (1 = known) to a lower resolution.
 
     Takes the top left pixel of each cell, as PyTorch's 'nearest' does.
@@ -91,7 +94,9 @@ def resize_mask(mask, resolution):
     return mask[:, ::step, ::step]
 
 
-def distillation_loss(student_rgbs, teacher_rgbs, mask, min_resolution=32):
+def distillation_loss(student_rgbs: Mapping[int, jax.Array],
+                      teacher_rgbs: Mapping[int, jax.Array], mask: jax.Array,
+                      min_resolution: int = 32) -> jax.Array:
     """Image-level distillation: L1 between torgb outputs inside the holes.
 
     Sum over r >= min_resolution of mean(|rgb_r - teacher rgb_r| * (1 - mask_r)).
@@ -121,7 +126,7 @@ def distillation_loss(student_rgbs, teacher_rgbs, mask, min_resolution=32):
     return total
 
 
-def reconstruction_loss(fake, image):
+def reconstruction_loss(fake: jax.Array, image: jax.Array) -> jax.Array:
     """L1 between a composite and the original: mean |fake - image|.
 
     Known pixels agree by construction, so this counts holes, weighted by their

@@ -1,11 +1,13 @@
 """Adam as the published training uses it, aware of branches and lazy regularisers."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
 
-def sanitize(gradients):
+def sanitize(gradients: Any) -> Any:
     """NaN -> 0, +-inf -> +-1e5, per leaf."""
     return jax.tree.map(
         lambda g: jnp.nan_to_num(g, nan=0.0, posinf=1e5, neginf=-1e5), gradients)
@@ -19,7 +21,8 @@ def _scale_branch_sums(factor):
         lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
-def make_optimizer(learning_rate, b2, eps=1e-8, branches=0, b1=0.0):
+def make_optimizer(learning_rate: float, b2: float, eps: float = 1e-8, branches: int = 0,
+                   b1: float = 0.0) -> optax.GradientTransformation:
     """Adam on sanitised gradients, as published with b1 = 0.
 
     b1 = 0 needs no first moment: RMS scaling with bias correction is the same.
@@ -54,7 +57,8 @@ def make_optimizer(learning_rate, b2, eps=1e-8, branches=0, b1=0.0):
     return optax.GradientTransformation(chain.init, update)
 
 
-def lazy_optimizer(learning_rate, interval, branches, b1=0.0):
+def lazy_optimizer(learning_rate: float, interval: int, branches: int,
+                   b1: float = 0.0) -> optax.GradientTransformation:
     """`make_optimizer` with the lazy-regularisation correction.
 
     Every `interval` iterations (0: never) a regulariser takes one more step with the

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from typing import Self
 
 import jax
 from jax.experimental import multihost_utils
@@ -18,19 +19,19 @@ class Preempted(Exception):
 class Notice:
     """A context in which the first signal is noted; a second one acts as usual."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._previous = {}
         # Name of the signal that came, or None; of a process on its own.
         self.signal = None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         # Handlers belong to the main thread; a run in another (a notebook's) has none.
         if (jax.process_count() == 1
                 and threading.current_thread() is threading.main_thread()):
             self._previous = {s: signal.signal(s, self._note) for s in _SIGNALS}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._restore()
 
     def _note(self, number, frame):
@@ -43,7 +44,7 @@ class Notice:
             signal.signal(number, handler)
         self._previous = {}
 
-    def reached(self, count):
+    def reached(self, count: int) -> bool:
         """Whether to save and stop now, the same on every host.
 
         Args:

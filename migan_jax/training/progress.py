@@ -1,9 +1,11 @@
 """How a run is doing: images, time, and whether its numbers are finite."""
 
 import collections
+from collections.abc import Iterator, Mapping
 import resource
 import sys
 import time
+from typing import TypeVar
 
 from absl import logging
 import jax
@@ -13,12 +15,14 @@ import numpy as np
 # before the first underscore of any metric's name is the phase: g, d, r1 or path.
 NONFINITE = '_nonfinite'
 
+_Value = TypeVar('_Value')
+
 
 class TrainingDiverged(RuntimeError):
     """Losses or gradients stayed non-finite; names the last good checkpoint."""
 
 
-def memory_gib():
+def memory_gib() -> dict[str, float]:
     """{'host_gib': the process's largest so far; 'device_gib': likewise, where known}."""
     # In KiB on Linux, in bytes on macOS.
     unit = 1 if sys.platform == 'darwin' else 1024
@@ -33,34 +37,34 @@ def memory_gib():
 class Progress:
     """Counts images and time; averages metrics between two reports."""
 
-    def __init__(self, batch_size, total_steps):
+    def __init__(self, batch_size: int, total_steps: int) -> None:
         self._batch_size, self._total = batch_size, total_steps
         self._start = self._step = None
         self._waited = 0.0
         self._sums = collections.defaultdict(list)
 
-    def add(self, metrics):
+    def add(self, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
             if not name.endswith(NONFINITE):
                 self._sums[name].append(value)
 
-    def restart(self, step):
+    def restart(self, step: int) -> None:
         """Begins a new interval, so that what happened before is not timed."""
         self._start, self._step = time.perf_counter(), step
         self._waited = 0.0
 
-    def wait(self, values):
+    def wait(self, values: Iterator[_Value]) -> _Value:
         """`next(values)`; the time that takes is reported."""
         began = time.perf_counter()
         value = next(values)
         self._waited += time.perf_counter() - began
         return value
 
-    def pause(self, seconds):
+    def pause(self, seconds: float) -> None:
         """Takes seconds that were not training out of the interval."""
         self._start += seconds
 
-    def report(self, step):
+    def report(self, step: int) -> tuple[dict[str, float], float]:
         """Means since the last report, and seconds left.
 
         Among the means are images_per_second and data_wait, the share of the time in
@@ -83,12 +87,12 @@ class FiniteWatch:
       totals: {phase: non-finite iterations so far}, phases being g, d, r1 and path.
     """
 
-    def __init__(self, patience):
+    def __init__(self, patience: int) -> None:
         self._patience = patience
         self.streak = 0
         self.totals = collections.Counter()
 
-    def check(self, step, metrics, last_good):
+    def check(self, step: int, metrics: Mapping[str, float], last_good: int | None) -> None:
         """Counts one iteration.
 
         Args:

@@ -5,10 +5,12 @@ elsewhere. The picture has the same curves, for where a page can't be shown.
 """
 
 import base64
+from collections.abc import Mapping
 import html
 import io
 import json
 import math
+import os
 
 from PIL import Image
 
@@ -39,7 +41,7 @@ _POINTS = 500
 class RunReport:
     """The figures of a workdir so far, and their page."""
 
-    def __init__(self, workdir, step):
+    def __init__(self, workdir: os.PathLike | str, step: int) -> None:
         """Reads DIR/metrics.jsonl up to an iteration; later lines were not saved.
 
         Args:
@@ -55,18 +57,18 @@ class RunReport:
                 if row['step'] <= step:
                     self._rows.append(row)
 
-    def add(self, step, images, values):
+    def add(self, step: int, images: int, values: Mapping[str, float]) -> None:
         """Adds a line: {name: number} after an iteration and so many images."""
         self._rows.append({'step': step, 'kimg': images / 1000, **{
             name: value if math.isfinite(value) else None
             for name, value in values.items()}})
 
-    def write_rows(self):
+    def write_rows(self) -> None:
         """Writes metrics.jsonl."""
         text = ''.join(json.dumps(row) + '\n' for row in self._rows)
         storage.write_atomically(self._path, text.encode())
 
-    def write(self):
+    def write(self) -> None:
         """Writes metrics.jsonl, report.html and curves.png."""
         self.write_rows()
         drawn = [chart for title, names in _CHARTS.items()

@@ -9,6 +9,8 @@ import pathlib
 import re
 import runpy
 
+import ml_collections
+
 _DEFAULT = pathlib.Path(__file__).resolve().parents[2] / 'configs' / 'default.py'
 
 
@@ -31,7 +33,7 @@ def _module_for(path):
     return f'{__file__}:{path}' if path.endswith('.json') else path
 
 
-def get_config(path):
+def get_config(path: str) -> ml_collections.ConfigDict:
     """The default config with the fields that a config.json has.
 
     Raises:

@@ -1,6 +1,8 @@
 """TrainState: networks with their optimisers at the start, warm starts and teachers."""
 
+from collections.abc import Callable
 import functools
+import os
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -8,6 +10,7 @@ from flax import struct
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 
@@ -48,7 +51,7 @@ class Models(NamedTuple):
     tx_d: optax.GradientTransformation
 
 
-def build_models(config):
+def build_models(config: ml_collections.ConfigDict) -> Models:
     """Generator, discriminator and optimisers of a config.
 
     Raises:
@@ -78,7 +81,7 @@ def _initial_state(models, resolution, key):
         opt_g=models.tx_g.init(params_g), opt_d=models.tx_d.init(d['params']))
 
 
-def init_state(models, resolution, key):
+def init_state(models: Models, resolution: int, key: jax.Array) -> TrainState:
     """TrainState at iteration 0.
 
     Args:
@@ -94,7 +97,7 @@ def init_state(models, resolution, key):
     return jax.jit(initial, compiler_options=options)(key)
 
 
-def abstract_state(models, resolution):
+def abstract_state(models: Models, resolution: int) -> TrainState:
     """The shapes and dtypes of `init_state`, nothing computed."""
     return jax.eval_shape(
         functools.partial(_initial_state, models, resolution), jax.random.key(0))
@@ -103,7 +106,7 @@ def abstract_state(models, resolution):
 # --- files --------------------------------------------------------------------
 
 
-def teacher_function(generator):
+def teacher_function(generator: nn.Module) -> Callable:
     """A Co-Mod-GAN generator as the teacher of `steps.make_steps`.
 
     Returns:
@@ -118,7 +121,8 @@ def teacher_function(generator):
     return teacher
 
 
-def load_teacher(directory, resolution, dtype):
+def load_teacher(directory: os.PathLike | str, resolution: int,
+                 dtype: str) -> tuple[Callable, Any]:
     """A frozen Co-Mod-GAN teacher.
 
     Args:
@@ -147,7 +151,8 @@ def load_teacher(directory, resolution, dtype):
     return teacher_function(build.build_generator(config)), variables
 
 
-def warm_start(state, config, directory):
+def warm_start(state: TrainState, config: ml_collections.ConfigDict,
+               directory: os.PathLike | str) -> TrainState:
     """A fresh state with the generator of another checkpoint: fine-tuning.
 
     Of a training workdir the discriminator comes along too; what `from_torch` wrote

@@ -15,11 +15,14 @@ parts of a device's batch, one after another, and step once with the mean: the m
 of a part, the step of the whole batch.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Callable, NamedTuple
+from typing import Any, NamedTuple
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from migan_jax.data import mask_bank
 from migan_jax.data import masks
@@ -29,6 +32,8 @@ from migan_jax.devices import replicate
 from migan_jax.model.layers import std_group
 from migan_jax.model import io as model_io
 from migan_jax.training import losses
+from migan_jax.training.state import Models
+from migan_jax.training.state import TrainState
 
 # What a key is for, within one step of one device.
 _MASKS, _G_PAINT, _D_PAINT, _TEACHER, _PATH_LENGTH, _MASK_BANK, _OBJECTS = range(7)
@@ -100,14 +105,14 @@ class Steps(NamedTuple):
     path_length: Callable
 
 
-def step_key(seed, step, purpose):
+def step_key(seed: int, step: jax.typing.ArrayLike, purpose: int) -> jax.Array:
     """Key of this device in this step for one purpose (inside pmap)."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
     return jax.random.fold_in(key, purpose)
 
 
-def over_parts(accumulate, function, batch):
+def over_parts(accumulate: int, function: Callable, batch: Any) -> Any:
     """Mean of a function over parts of a device's batch, taken one after another.
 
     A part consists of whole groups of `layers.minibatch_std`: the discriminator compares
@@ -152,12 +157,12 @@ def over_parts(accumulate, function, batch):
     return jax.lax.scan(add, zeros, (parts, numbers))[0]
 
 
-def images_seen(settings, step):
+def images_seen(settings: Settings, step: jax.Array) -> jax.Array:
     """f32[]: images trained on before iteration `step`, counted from 0."""
     return step.astype(jnp.float32) * settings.batch_size + settings.images_offset
 
 
-def ema_decay(settings, step):
+def ema_decay(settings: Settings, step: jax.Array) -> jax.Array:
     """beta = .5^(batch / half-life in images)."""
     half_life = jnp.float32(settings.ema_kimg * 1000)
     if settings.ema_rampup:
@@ -166,7 +171,7 @@ def ema_decay(settings, step):
     return 0.5**(settings.batch_size / jnp.maximum(half_life, 1e-8))
 
 
-def learning_rate_factor(settings, step):
+def learning_rate_factor(settings: Settings, step: jax.Array) -> jax.Array:
     """f32[] in [0, 1] that scales the updates of iteration `step`, counted from 0."""
     seen, factor = images_seen(settings, step), jnp.ones(())
     if settings.warmup_kimg:
@@ -179,7 +184,9 @@ def learning_rate_factor(settings, step):
     return factor
 
 
-def paint(generator, params, variables, batch, mode, key):
+def paint(generator: nn.Module, params: Mapping[str, Any], variables: Mapping[str, Any],
+          batch: Mapping[str, jax.Array], mode: str,
+          key: jax.Array) -> tuple[jax.Array, dict[int, jax.Array], Mapping[str, Any]]:
     """Composite of the generator's output in training, and its torgb outputs.
 
     Args:
@@ -203,7 +210,8 @@ def paint(generator, params, variables, batch, mode, key):
     return model_io.composite(output, batch['image'], batch['mask']), rgbs, averages
 
 
-def prepare_batch(settings, step, images, bank=None):
+def prepare_batch(settings: Settings, step: jax.Array, images: jax.Array,
+                  bank: jax.Array | None = None) -> dict[str, jax.Array]:
     """u8 images -> Batch, with masks drawn on this device.
 
     Args:
@@ -243,7 +251,9 @@ def _keep_frozen(settings, before, after):
     return {**after, 'encoder': before['encoder']}
 
 
-def g_gradients(models, settings, teacher, state, batch, teacher_params):
+def g_gradients(models: Models, settings: Settings, teacher: Callable | None, state: TrainState,
+                batch: Mapping[str, jax.Array],
+                teacher_params: Any) -> tuple[Any, dict[str, jax.Array], Mapping[str, Any]]:
     """Generator losses and their gradient, averaged over devices.
 
     Returns:
@@ -288,7 +298,8 @@ def g_gradients(models, settings, teacher, state, batch, teacher_params):
     return jax.lax.pmean(over_parts(settings.accumulate, part, batch), AXIS)
 
 
-def d_gradients(models, settings, state, batch):
+def d_gradients(models: Models, settings: Settings, state: TrainState,
+                batch: Mapping[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
     """Discriminator loss on a fake drawn anew and its gradient, averaged."""
     def part(batch, fold):
         key = fold(step_key(settings.seed, state.step, _D_PAINT))
@@ -308,7 +319,8 @@ def d_gradients(models, settings, state, batch):
     return jax.lax.pmean(over_parts(settings.accumulate, part, batch), AXIS)
 
 
-def r1_gradients(models, settings, state, batch):
+def r1_gradients(models: Models, settings: Settings, state: TrainState,
+                 batch: Mapping[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
     """R1 on real images, gamma/2 times the interval, and its gradient, averaged."""
     def part(batch, _):
         x = model_io.critic_input(batch['image'], batch['mask'])
@@ -328,7 +340,9 @@ def r1_gradients(models, settings, state, batch):
 _PATH_LENGTH_DECAY = 0.99
 
 
-def path_length_gradients(models, settings, state, batch):
+def path_length_gradients(models: Models, settings: Settings, state: TrainState,
+                          batch: Mapping[str, jax.Array]
+                          ) -> tuple[Any, dict[str, jax.Array], jax.Array]:
     """StyleGAN2's path-length term and its gradient, averaged over devices.
 
     weight * interval * mean((length - running mean of lengths)^2), on half the batch
@@ -387,7 +401,8 @@ def _apply(phase, tx, gradients, opt_state, params, factor):
                                f'{phase}_gradient': jnp.sqrt(squares)}
 
 
-def make_steps(models, settings, teacher=None, devices=None, bank=None):
+def make_steps(models: Models, settings: Settings, teacher: Callable | None = None,
+               devices: Sequence | None = None, bank: np.ndarray | None = None) -> Steps:
     """Compiles nothing yet: the pmapped functions of an iteration.
 
     Args:
@@ -453,18 +468,20 @@ def make_steps(models, settings, teacher=None, devices=None, bank=None):
                  step(r1_step), step(path_length_step))
 
 
-def r1_is_due(settings, step):
+def r1_is_due(settings: Settings, step: int) -> bool:
     """Whether iteration `step` (counted from 0) ends with an R1 step."""
     return settings.adversarial_weight > 0 and step % settings.r1_interval == 0
 
 
-def path_length_is_due(settings, step):
+def path_length_is_due(settings: Settings, step: int) -> bool:
     """Whether iteration `step` (counted from 0) ends with a path-length step."""
     return (settings.path_length_weight > 0
             and step % settings.path_length_interval == 0)
 
 
-def iterate(steps, settings, step, state, images, teacher_params=None):
+def iterate(steps: Steps, settings: Settings, step: int, state: TrainState,
+            images: jax.typing.ArrayLike,
+            teacher_params: Any = None) -> tuple[TrainState, dict[str, jax.Array]]:
     """One whole iteration.
 
     Args:
