@@ -5,9 +5,10 @@ training, `migan_jax.evaluate` and tools/evaluate.py compute and print what stan
 Figures are always of composites, whose known pixels are the original's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -44,7 +45,7 @@ class Figure(NamedTuple):
     classical: str = ''
 
 
-def mean_fill(image, mask):
+def mean_fill(image: jax.typing.ArrayLike, mask: jax.typing.ArrayLike) -> jax.Array:
     """The mean known colour in the hole: the least that a method should beat.
 
     Args:
@@ -130,7 +131,8 @@ def needing(network: str) -> tuple[str, ...]:
     return tuple(figure.name for figure in FIGURES if figure.network == network)
 
 
-def measure_classical(names, images: np.ndarray, masks: np.ndarray) -> dict:
+def measure_classical(names: Collection[str], images: np.ndarray,
+                      masks: np.ndarray) -> dict[str, np.ndarray]:
     """What classical methods reach, on the host.
 
     Args:
@@ -157,7 +159,8 @@ def measure_classical(names, images: np.ndarray, masks: np.ndarray) -> dict:
     return measured
 
 
-def measure(networks: Any, composite, image, mask) -> dict:
+def measure(networks: Any, composite: jax.typing.ArrayLike, image: jax.typing.ArrayLike,
+            mask: jax.typing.ArrayLike) -> dict[str, jax.Array]:
     """All figures of single images that can be had.
 
     Args:
@@ -177,7 +180,8 @@ def measure(networks: Any, composite, image, mask) -> dict:
         and not (figure.network == 'lpips' and small)}
 
 
-def summarize(columns: dict, *, seed: int = 0, resamples: int = 1000) -> dict:
+def summarize(columns: Mapping[str, np.ndarray], *, seed: int = 0,
+              resamples: int = 1000) -> dict[str, dict[str, Any]]:
     """Means over images, with bootstrap 95 % confidence intervals.
 
     What is not finite is left out of the mean: nan (nothing to count) and infinity (PSNR

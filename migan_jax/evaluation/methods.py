@@ -6,16 +6,19 @@ Figures and features are stored part by part under a hash of everything that the
 depend on, so that a second run computes only what is not there.
 """
 
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import hashlib
 import io
 import itertools
 import json
 import os
 import time
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
+from flax import linen as nn
 import jax
+import ml_collections
 import numpy as np
 
 from migan_jax.cli import duration
@@ -83,7 +86,8 @@ class Results(NamedTuple):
     fake: np.ndarray
 
 
-def make_scorer(protocol, loaded, classical=()):
+def make_scorer(protocol: inception.Protocol, loaded: networks_lib.Loaded,
+                classical: Sequence[str] = ()) -> Scorer:
     """The `Scorer` of a protocol.
 
     Args:
@@ -116,7 +120,8 @@ def make_scorer(protocol, loaded, classical=()):
         tuple(classical))
 
 
-def from_generator(config, generator, variables, seed):
+def from_generator(config: ml_collections.ConfigDict, generator: nn.Module,
+                   variables: Mapping[str, Any], seed: int) -> Painter:
     """`Painter` of a deployed generator, on all local devices.
 
     Args:
@@ -147,7 +152,8 @@ def from_generator(config, generator, variables, seed):
     return Painter(paint, lambda stems: identity)
 
 
-def mask_maker(resolution, bounds, brush_width, seed):
+def mask_maker(resolution: int, bounds: tuple[float, float], brush_width: tuple[int, int],
+               seed: int) -> Callable[[Sequence[str]], np.ndarray]:
     """Function stems -> u8[B, R, R, 1] generated masks, 1 = known, on all devices."""
     draw = jax.pmap(lambda key_data: masks_lib.free_form_batch(
         jax.random.wrap_key_data(key_data, impl='threefry2x32'), resolution, bounds,
@@ -163,14 +169,14 @@ def mask_maker(resolution, bounds, brush_width, seed):
 class Parts:
     """Stored parts: .npz files named by a hash of all that their content depends on."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: os.PathLike | str) -> None:
         self._folder = folder
         os.makedirs(folder, exist_ok=True)
 
     def _path(self, key):
         return os.path.join(self._folder, f'{key}.npz')
 
-    def load(self, key):
+    def load(self, key: str) -> dict[str, np.ndarray] | None:
         """{name: array} of a key, or None if it has to be computed."""
         path = self._path(key)
         if not os.path.exists(path):
@@ -183,14 +189,14 @@ class Parts:
             logging.warning('%s is damaged and is computed again: %s', path, error)
             return None
 
-    def save(self, key, arrays):
+    def save(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Stores {name: array} atomically."""
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         storage.write_atomically(self._path(key), buffer.getvalue())
 
 
-def key_of(*content):
+def key_of(*content: str | np.ndarray) -> str:
     """Hash of strings and arrays, with their order, shapes and dtypes."""
     digest = hashlib.sha256()
     for item in content:
@@ -205,14 +211,15 @@ def key_of(*content):
 class Progress:
     """Says how far a long loop is and how long it still takes, from its second on."""
 
-    def __init__(self, what, total, say, every=10.0):
+    def __init__(self, what: str, total: int, say: Callable[[str], None],
+                 every: float = 10.0) -> None:
         self._what, self._total, self._say, self._every = what, total, say, every
         self._last = time.monotonic()
         self._due = self._last + 1
         self._done = self._fresh = 0
         self._spent = 0.0
 
-    def add(self, count, stored):
+    def add(self, count: int, stored: bool) -> None:
         """Counts images; `stored` ones say nothing of the time that others take."""
         now = time.monotonic()
         self._done += count
@@ -228,12 +235,13 @@ class Progress:
                   f'{duration(max(left, 0))} left')
 
 
-def stem(name):
+def stem(name: str) -> str:
     """The name of an image without its extension: what masks and predictions have."""
     return os.path.splitext(name)[0]
 
 
-def measure(batches, masks_of, painter, scorer, parts, progress):
+def measure(batches: Iterable[dict[str, Any]], masks_of: Callable[[Sequence[str]], np.ndarray],
+            painter: Painter, scorer: Scorer, parts: Parts, progress: Progress) -> Results:
     """Paints and measures every image, or takes what is stored.
 
     Args:
@@ -330,7 +338,8 @@ def _stack(rows):
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def classical_means(batches, masks_of):
+def classical_means(batches: Iterable[dict[str, Any]],
+                    masks_of: Callable[[Sequence[str]], np.ndarray]) -> dict[str, float]:
     """What classical methods reach on images that are evaluated.
 
     Args:
@@ -353,7 +362,8 @@ def classical_means(batches, masks_of):
     return {name: figure['mean'] for name, figure in summary.items()}
 
 
-def set_figures(results, protocol, metrics):
+def set_figures(results: Results, protocol: inception.Protocol,
+                metrics: Collection[str]) -> dict[str, float]:
     """FID, P-IDS and U-IDS of the whole set.
 
     Args:
@@ -384,7 +394,7 @@ def set_figures(results, protocol, metrics):
     return figures
 
 
-def check_counts(count, metrics):
+def check_counts(count: int, metrics: Collection[str]) -> dict[str, str]:
     """{metric: sentence} of the metrics for which `count` images are too few."""
     refused = {}
     for check, names in ((fid.check_count, ('fid',)),

@@ -4,6 +4,7 @@ What training's evaluation and `tools/evaluate.py` share. The functions of one b
 run inside jit and pmap; statistics over images are taken on the host.
 """
 
+from collections.abc import Collection
 import io
 import json
 import os
@@ -52,7 +53,8 @@ class Loaded(NamedTuple):
     missing: dict
 
 
-def load_networks(protocol, folder='', wanted=None, fetch=False):
+def load_networks(protocol: inception.Protocol, folder: str = '',
+                  wanted: Collection[str] | None = None, fetch: bool = False) -> Loaded:
     """Reads the weight files that are there.
 
     Args:
@@ -115,7 +117,7 @@ def _read_tensors(path):
         return torch_files.read_tensors(path)
 
 
-def abstract_networks():
+def abstract_networks() -> Networks:
     """Shapes and dtypes of `Networks` with nothing missing; nothing is computed."""
     key = jax.random.key(0)
     picture = jax.ShapeDtypeStruct((1, inception.SIDE, inception.SIDE, 3), jnp.float32)
@@ -124,7 +126,8 @@ def abstract_networks():
         lpips=jax.eval_shape(lpips.Lpips().init, key, picture, picture)['params'])
 
 
-def write_networks(path, protocol, loaded):
+def write_networks(path: os.PathLike | str, protocol: inception.Protocol,
+                   loaded: Loaded) -> None:
     """Writes networks as plain arrays, to be read where there is no PyTorch.
 
     An .npz file: the parameters under names such as 'inception/Conv2d_1a_3x3/kernel'
@@ -151,7 +154,7 @@ def _max_bytes():
         x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract_networks()))
 
 
-def read_networks(path):
+def read_networks(path: os.PathLike | str) -> tuple[inception.Protocol, Loaded]:
     """What `write_networks` wrote.
 
     Returns:
@@ -189,7 +192,8 @@ def read_networks(path):
     return protocol, Loaded(Networks(**params), files, missing)
 
 
-def as_judged(image, protocol):
+def as_judged(image: jax.typing.ArrayLike,
+              protocol: inception.Protocol) -> jax.typing.ArrayLike:
     """The picture that a protocol measures: rounded to 8 bits by 'stylegan'.
 
     Args:
@@ -204,7 +208,8 @@ def as_judged(image, protocol):
     return image
 
 
-def features(networks, protocol, image):
+def features(networks: Networks, protocol: inception.Protocol,
+             image: jax.typing.ArrayLike) -> jax.Array:
     """Inception features of pictures.
 
     Args:
@@ -222,7 +227,7 @@ def features(networks, protocol, image):
     return inception.features(networks.inception, pixels, protocol)
 
 
-def over_hosts(statistics):
+def over_hosts(statistics: fid.Statistics) -> fid.Statistics:
     """`fid.Statistics` of all hosts together, the same on each."""
     if jax.process_count() == 1:
         return statistics

@@ -5,6 +5,7 @@ contracts.  Mask polarity: 1 (255, white) = known, 0 = hole, except where a cont
 says otherwise.
 """
 
+from collections.abc import Mapping
 import hashlib
 import os
 import re
@@ -27,7 +28,7 @@ _OPENS_FILES = re.compile(
     r"""\.\W*(save|from_file)\b|getattr\W*\([^)]*["'](\S*\\|save|from_file)""")
 
 
-def file_hash(path):
+def file_hash(path: os.PathLike | str) -> str:
     """sha256 of a file, in hex.
 
     Raises:
@@ -42,7 +43,7 @@ def file_hash(path):
         raise ValueError(f'{shown(path)}: can not be read: {error.strerror}') from error
 
 
-def check_external_data(path):
+def check_external_data(path: os.PathLike | str) -> None:
     """Refuses an ONNX model whose weights would be read from outside its folder.
 
     Raises:
@@ -90,7 +91,7 @@ def _tensors(message):
                 pending += [value] if hasattr(value, 'ListFields') else value
 
 
-def check_torchscript(path):
+def check_torchscript(path: os.PathLike | str) -> None:
     """Refuses a TorchScript archive whose code could open files.
 
     TorchScript is no Python, but has operations that read and write any file.
@@ -122,7 +123,7 @@ def _opens_files(archive, info):
             or _OPENS_FILES.search(re.sub('#.*', '', code)) is not None)
 
 
-def first_size(folder):
+def first_size(folder: os.PathLike | str) -> int:
     """The side of the first picture of a folder.
 
     Raises:
@@ -137,7 +138,7 @@ def first_size(folder):
     return height
 
 
-def from_folder(files):
+def from_folder(files: Mapping[str, os.PathLike | str]) -> methods.Painter:
     """Painter of pictures made earlier.
 
     Args:
@@ -157,7 +158,7 @@ def from_folder(files):
     return methods.Painter(paint, identity)
 
 
-def from_onnx(path, resolution=0):
+def from_onnx(path: str, resolution: int = 0) -> tuple[methods.Painter, int]:
     """Painter of an ONNX model, core or pipeline, told apart by its inputs.
 
     Core: one float input [N, 4, R, R], `[mask - 0.5, image * mask]`; output
@@ -216,7 +217,8 @@ def from_onnx(path, resolution=0):
     return methods.Painter(_one_by_one(one), lambda stems: digest), resolution
 
 
-def from_torchscript(path, contract, resolution=0):
+def from_torchscript(path: str, contract: str,
+                     resolution: int = 0) -> tuple[methods.Painter, int]:
     """Painter of a TorchScript model.
 
     Contracts: 'iopaint_lama' takes image f32 [1, 3, R, R] in [0, 1] and mask

@@ -1,5 +1,7 @@
 """Tables 2 and 3 of the MI-GAN supplement, and a run of one's own beside them."""
 
+from collections.abc import Sequence
+
 # None: not reported.  LaMa's and MAT's FFHQ rows of Table 2 are equal in print.
 _NONE5, _NONE4 = (None,) * 5, (None,) * 4
 
@@ -42,7 +44,8 @@ def row_mark(dataset: str, side: int, count: int) -> str:
     return '' if same else f'other images, {side} x {side}'
 
 
-def table(number, ours, *, name, dataset='', images='', mark=''):
+def table(number: int, ours: Sequence[float | None], *, name: str, dataset: str = '',
+          images: str = '', mark: str = '') -> str:
     """A table of the supplement as Markdown, with a row of one's own.
 
     Args:

@@ -4,7 +4,7 @@
 training computes the same figures on the device (`step`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ class Range(NamedTuple):
     bounds: Any
     label: str
 
-    def title(self):
+    def title(self) -> str:
         """Such as '(0, 0.2]'; 'value' for given masks."""
         if self.bounds is None:
             return 'value'
@@ -119,8 +119,9 @@ def open_judge(protocol: str, side: int, count: int, asked: Sequence[str] = (),
     return Judge(protocol, names, scorer, loaded.files, left_out)
 
 
-def measure(judge: Judge, batches, masks_of: Callable, painter: methods.Painter,
-            parts: methods.Parts, progress: methods.Progress) -> Outcome:
+def measure(judge: Judge, batches: Iterable[dict[str, Any]], masks_of: Callable,
+            painter: methods.Painter, parts: methods.Parts,
+            progress: methods.Progress) -> Outcome:
     """Paints, measures and summarises a set of images with one mask each.
 
     Args:
@@ -170,7 +171,7 @@ def sample_grid(batch: dict, masks_of: Callable, painter: methods.Painter,
 # --- written down ---------------------------------------------------------------
 
 
-def finite(value):
+def finite(value: Any) -> Any:
     """Numbers that JSON has no word for (nan, inf) become null."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}

@@ -4,10 +4,12 @@ Always on composites (known pixels are the original's), with constant noise and
 one fixed free-form mask per image name, drawn on the device.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import os
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
@@ -38,12 +40,13 @@ class Evaluation(NamedTuple):
     protocol: inception.Protocol
 
 
-def mask_keys_of(seed, stems):
+def mask_keys_of(seed: int, stems: Sequence[str]) -> np.ndarray:
     """Key data u32[B, 2] of `masks.name_key` for image names without extension."""
     return np.stack([jax.random.key_data(masks.name_key(seed, stem)) for stem in stems])
 
 
-def paint(generator, params, variables, image, mask, mask_keys):
+def paint(generator: nn.Module, params: Mapping[str, Any], variables: Mapping[str, Any],
+          image: jax.Array, mask: jax.Array, mask_keys: jax.Array) -> jax.Array:
     """The generator's output in evaluation: constant noise, a fixed latent per name.
 
     Args:
@@ -61,7 +64,8 @@ def paint(generator, params, variables, image, mask, mask_keys):
                                   model_io.model_input(image, mask), z)
 
 
-def grid_rows(image, mask, output):
+def grid_rows(image: jax.typing.ArrayLike, mask: jax.typing.ArrayLike,
+              output: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     """Rows of a sample grid: input, mask, raw output, composite, original.
 
     Args:
@@ -77,7 +81,7 @@ def grid_rows(image, mask, output):
     return numpy.concatenate([model_io.to_uint8(picture) for picture in pictures], 2)
 
 
-def stack_rows(rows, valid, count):
+def stack_rows(rows: jax.typing.ArrayLike, valid: np.ndarray, count: int) -> np.ndarray:
     """The first `count` rows of valid samples as one picture.
 
     Args:
@@ -90,8 +94,10 @@ def stack_rows(rows, valid, count):
     return np.concatenate(list(np.asarray(rows)[valid][:count]))
 
 
-def make_evaluation(generator, *, seed, hole_range, brush_width,
-                    networks=networks_lib.Networks(), protocol=inception.PAPER):
+def make_evaluation(generator: nn.Module, *, seed: int, hole_range: tuple[float, float],
+                    brush_width: tuple[int, int],
+                    networks: networks_lib.Networks = networks_lib.Networks(),
+                    protocol: inception.Protocol = inception.PAPER) -> Evaluation:
     """The pmapped evaluation step of a generator.
 
     Args:
@@ -139,7 +145,8 @@ def _run(evaluation, params, variables, batch):
     return jax.tree.map(gather, measured), jax.tree.map(gather, features), pictures
 
 
-def evaluate(evaluation, params, variables, batches):
+def evaluate(evaluation: Evaluation, params: Mapping[str, Any], variables: Mapping[str, Any],
+             batches: Iterable[dict[str, Any]]) -> Iterator[tuple[str, float]]:
     """Figures over all hosts' images; padding and unreadable ones are left out.
 
     Args:
@@ -180,7 +187,8 @@ def evaluate(evaluation, params, variables, batches):
     yield 'images', int(valid.sum())
 
 
-def sample_grid(evaluation, params, variables, batch, rows=8):
+def sample_grid(evaluation: Evaluation, params: Mapping[str, Any], variables: Mapping[str, Any],
+                batch: Mapping[str, Any], rows: int = 8) -> np.ndarray:
     """A picture of samples, one row each, see `grid_rows`.
 
     Args:

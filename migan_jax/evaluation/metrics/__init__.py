@@ -1,9 +1,10 @@
 """Image quality metrics, one module each, always computed on composites."""
 
+import jax
 import jax.numpy as jnp
 
 
-def comparable(a, b):
+def comparable(a: jax.typing.ArrayLike, b: jax.typing.ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Checks that two batches of images can be compared; both as f32[B, H, W, C].
 
     Raises:

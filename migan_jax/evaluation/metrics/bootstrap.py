@@ -3,7 +3,8 @@
 import numpy as np
 
 
-def confidence_interval(values, *, resamples=1000, level=0.95, seed=0):
+def confidence_interval(values: np.typing.ArrayLike, *, resamples: int = 1000,
+                        level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean (Efron, 1979).
 
     Args:

@@ -27,12 +27,13 @@ class Statistics(NamedTuple):
     outer: np.ndarray
 
 
-def empty(dimension):
+def empty(dimension: int) -> Statistics:
     """Statistics of no vectors."""
     return Statistics(0, np.zeros(dimension), np.zeros((dimension, dimension)))
 
 
-def add(statistics, features, valid=None):
+def add(statistics: Statistics, features: np.typing.ArrayLike,
+        valid: np.typing.ArrayLike | None = None) -> Statistics:
     """Statistics with a batch added.
 
     Args:
@@ -60,7 +61,7 @@ def add(statistics, features, valid=None):
     )
 
 
-def merge(*parts):
+def merge(*parts: Statistics) -> Statistics:
     """Statistics of several sets together, such as those of all hosts."""
     return Statistics(
         sum(part.count for part in parts),
@@ -69,14 +70,14 @@ def merge(*parts):
     )
 
 
-def pack(statistics):
+def pack(statistics: Statistics) -> np.ndarray:
     """Statistics as u32[n], to travel where float64 would be rounded to float32."""
     count, total, outer = statistics
     flat = np.concatenate([np.float64(count)[None], total, outer.ravel()])
     return flat.view(np.uint32)
 
 
-def unpack(words):
+def unpack(words: np.ndarray) -> Statistics:
     """What `pack` packed."""
     flat = np.ascontiguousarray(words, np.uint32).view(np.float64)
     # flat has 1 + D + D^2 entries.
@@ -87,7 +88,7 @@ def unpack(words):
     )
 
 
-def check_count(count, dimension):
+def check_count(count: int, dimension: int) -> None:
     """Raises TooFewSamples unless `count` vectors have a covariance of full rank."""
     if count <= dimension:
         raise TooFewSamples(
@@ -96,7 +97,8 @@ def check_count(count, dimension):
         )
 
 
-def mean_covariance(statistics, ddof, *, allow_few=False):
+def mean_covariance(statistics: Statistics, ddof: int, *,
+                    allow_few: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of the vectors that were added.
 
     Args:
@@ -116,7 +118,8 @@ def mean_covariance(statistics, ddof, *, allow_few=False):
     return mean, (outer - count * np.outer(mean, mean)) / (count - ddof)
 
 
-def frechet_distance(mean_a, covariance_a, mean_b, covariance_b):
+def frechet_distance(mean_a: np.typing.ArrayLike, covariance_a: np.typing.ArrayLike,
+                     mean_b: np.typing.ArrayLike, covariance_b: np.typing.ArrayLike) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of two Gaussians.
 
     The trace of the root is the sum of the roots of the eigenvalues of A B, which are
@@ -153,7 +156,8 @@ def frechet_distance(mean_a, covariance_a, mean_b, covariance_b):
     )
 
 
-def fid(real, fake, ddof, *, allow_few=False):
+def fid(real: Statistics | np.typing.ArrayLike, fake: Statistics | np.typing.ArrayLike,
+        ddof: int, *, allow_few: bool = False) -> float:
     """FID of two sets of features.
 
     Args:

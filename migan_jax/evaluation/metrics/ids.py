@@ -17,7 +17,7 @@ class Scores(NamedTuple):
     u_ids: float
 
 
-def check_count(count, dimension):
+def check_count(count: int, dimension: int) -> None:
     """Raises ValueError where any `count` pairs could be separated.
 
     2N points in general position in D dimensions are separable if 2N <= D + 1: both
@@ -31,7 +31,7 @@ def check_count(count, dimension):
         )
 
 
-def inception_discriminative_scores(real, fake):
+def inception_discriminative_scores(real: np.ndarray, fake: np.ndarray) -> Scores:
     """P-IDS and U-IDS of features.
 
     A linear support vector machine (squared hinge, C = 1, primal) is fitted to both

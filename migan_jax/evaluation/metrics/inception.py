@@ -5,7 +5,8 @@ the TensorFlow graph of 2015-12-05 that FID was defined with: batch norm without
 at test time, average pools that do not count the padding, a max pool in the last block.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
@@ -177,7 +178,7 @@ class Inception(nn.Module):
     """f32[B, 299, 299, 3], about [-1, 1] -> f32[B, 2048]; batch norm is folded in."""
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.typing.ArrayLike) -> jax.Array:
         def convolve(x, layer):
             padded = layer.padded and layer.stride == 1
             x = nn.Conv(
@@ -198,7 +199,7 @@ class Inception(nn.Module):
         return jnp.mean(x, (1, 2))
 
 
-def front_end(images, protocol):
+def front_end(images: jax.typing.ArrayLike, protocol: Protocol) -> jax.Array:
     """Images -> what the network sees.
 
     'paper': half-pixel bilinear without antialiasing to 299, then 2 x - 1.
@@ -247,7 +248,8 @@ def _corner_samples(side):
     return weights.astype(np.float32)
 
 
-def features(params, images, protocol):
+def features(params: Mapping[str, Any], images: jax.typing.ArrayLike,
+             protocol: Protocol) -> jax.Array:
     """Inception features of images, float32 throughout.
 
     Args:
@@ -279,7 +281,8 @@ _ROLES = {
 _UNUSED = ('fc.', 'output.')
 
 
-def from_tensors(tensors, where='the weights'):
+def from_tensors(tensors: Mapping[str, np.ndarray],
+                 where: str = 'the weights') -> dict[str, dict[str, np.ndarray]]:
     """Parameters of `Inception` from the tensors of either weight file.
 
     The names of `inception-2015-12-05.pt` are those of the TensorFlow graph below

@@ -4,6 +4,9 @@ Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Me
 2018, equation 1.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -30,7 +33,7 @@ class Lpips(nn.Module):
     """Two batches of images -> one distance per pair."""
 
     @nn.compact
-    def __call__(self, a, b):
+    def __call__(self, a: jax.typing.ArrayLike, b: jax.typing.ArrayLike) -> jax.Array:
         count = a.shape[0]
         shift, scale = (jnp.asarray(x, jnp.float32) for x in (_SHIFT, _SCALE))
         x = (jnp.concatenate([a, b]) - shift) / scale
@@ -50,7 +53,8 @@ class Lpips(nn.Module):
         return distance
 
 
-def lpips(params, a, b):
+def lpips(params: Mapping[str, Any], a: jax.typing.ArrayLike,
+          b: jax.typing.ArrayLike) -> jax.Array:
     """LPIPS of pairs of images, float32 throughout.
 
     Args:
@@ -75,7 +79,8 @@ def lpips(params, a, b):
     return Lpips().apply({'params': params}, a, b)
 
 
-def from_tensors(trunk, linear, where='the weights'):
+def from_tensors(trunk: Mapping[str, np.ndarray], linear: Mapping[str, np.ndarray],
+                 where: str = 'the weights') -> dict[str, Any]:
     """Parameters of `Lpips` from the tensors of its two files.
 
     Args:

@@ -1,11 +1,12 @@
 """Peak signal-to-noise ratio of images in [0, 1], in dB, one figure per image."""
 
+import jax
 import jax.numpy as jnp
 
 from migan_jax.evaluation import metrics
 
 
-def psnr(a, b):
+def psnr(a: jax.typing.ArrayLike, b: jax.typing.ArrayLike) -> jax.Array:
     """PSNR over all pixels and channels, no border cut.
 
     Args:
@@ -22,7 +23,8 @@ def psnr(a, b):
     return _decibel(jnp.mean(jnp.square(a - b), axis=(1, 2, 3)))
 
 
-def hole_psnr(a, b, mask):
+def hole_psnr(a: jax.typing.ArrayLike, b: jax.typing.ArrayLike,
+              mask: jax.typing.ArrayLike) -> jax.Array:
     """PSNR over the pixels of the hole only.
 
     Args:

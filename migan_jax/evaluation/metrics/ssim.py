@@ -16,7 +16,7 @@ _C1 = 0.01**2
 _C2 = 0.03**2
 
 
-def ssim(a, b):
+def ssim(a: jax.typing.ArrayLike, b: jax.typing.ArrayLike) -> jax.Array:
     """SSIM with an 11 x 11 Gaussian window, sigma 1.5.
 
     Computed per channel; the window sees zeros beyond the border (padding 5), and
@@ -36,7 +36,7 @@ def ssim(a, b):
     return jnp.mean(ssim_map(a, b), axis=(1, 2, 3))
 
 
-def ssim_map(a, b):
+def ssim_map(a: jax.typing.ArrayLike, b: jax.typing.ArrayLike) -> jax.Array:
     """What `ssim` is the mean of; arguments and errors are its.
 
     Returns:

@@ -4,6 +4,7 @@ Nothing is downloaded unless it is asked for. A metric whose file is absent is l
 with the sentence of `MissingWeights`; one network never stands in for another.
 """
 
+from collections.abc import Sequence
 import os
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class Found(NamedTuple):
     sha256: str
 
 
-def find(files, folder='', fetch=False):
+def find(files: Sequence[File], folder: str = '', fetch: bool = False) -> Found:
     """The first of some interchangeable files that is there.
 
     Args:
