@@ -7,6 +7,10 @@ input's range and on those it is given, and `onnx_core` leaves out the clamps th
 room to spare.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
 import numpy as np
 import onnx
 from onnx import helper
@@ -19,7 +23,8 @@ from migan_jax.model.ops import SQRT2
 _LARGEST = '_largest'
 
 
-def measure(config, variables, pictures=()):
+def measure(config: ml_collections.ConfigDict, variables: Mapping[str, Any],
+            pictures: Sequence[comparison.Picture] = ()) -> dict[str, float]:
     """The largest magnitude of each activation.
 
     Args:

@@ -18,6 +18,10 @@ reaches them. The decoder's styles differ from sample to sample:
 * A torgb's style multiplies its 3 x ci kernel, not the image.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
 import numpy as np
 import onnx
 
@@ -199,7 +203,9 @@ def _dense_weights(params, gain, lr_multiplier=1.0):
     return (kernel * factor).astype(np.float32), bias.astype(np.float32)
 
 
-def build_comodgan(config, variables, *, largest=None, metadata=None):
+def build_comodgan(config: ml_collections.ConfigDict, variables: Mapping[str, Any], *,
+                   largest: Mapping[str, float] | None = None,
+                   metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
     """The generator as an ONNX model, in evaluation mode and without truncation.
 
     Input `input`, f32 [N, 4, R, R]: [mask - 0.5, image * mask], mask first, 1 = known
@@ -235,6 +241,6 @@ def build_comodgan(config, variables, *, largest=None, metadata=None):
         {'output': (float32, ['N', 3, *sides])}, metadata)
 
 
-def builder_of(config):
+def builder_of(config: ml_collections.ConfigDict) -> Callable[..., onnx.ModelProto]:
     """`build_comodgan` or `onnx_core.build_core`: what a config's graph is built by."""
     return build_comodgan if build.is_comodgan(config) else onnx_core.build_core

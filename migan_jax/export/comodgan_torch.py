@@ -10,6 +10,10 @@ share.  The network first divides a style by its root mean square over the batch
 demodulation undoes up to the 1e-8 under its root: see `comodgan_onnx`.
 """
 
+from collections import abc
+from typing import Any
+
+import ml_collections
 import numpy as np
 import torch
 from torch import nn
@@ -35,7 +39,8 @@ def _fir(x, taps, padding):
 class Dense(nn.Module):
     """Fully connected layer, [N, ci] -> [N, co]."""
 
-    def __init__(self, state, prefix, activate=False, gain=1.0, lr_multiplier=1.0):
+    def __init__(self, state: abc.Mapping[str, np.ndarray], prefix: str, activate: bool = False,
+                 gain: float = 1.0, lr_multiplier: float = 1.0) -> None:
         super().__init__()
         self.activate = activate
         if activate:
@@ -46,7 +51,7 @@ class Dense(nn.Module):
         self.register_buffer(
             'bias', tensor_of(state[f'{prefix}.bias'], gain * lr_multiplier))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = functional.linear(x, self.kernel.type_as(x), self.bias.type_as(x))
         return activation(x) if self.activate else x
 
@@ -54,7 +59,8 @@ class Dense(nn.Module):
 class Conv(nn.Module):
     """3x3 or 1x1 convolution with bias and activation, FIR down by 2 first or not."""
 
-    def __init__(self, state, prefix, down=False):
+    def __init__(self, state: abc.Mapping[str, np.ndarray], prefix: str,
+                 down: bool = False) -> None:
         super().__init__()
         self.down = down
         weight = state[f'{prefix}.weight']
@@ -65,7 +71,7 @@ class Conv(nn.Module):
             self.register_buffer(
                 'fir', tensor_of(np.outer(FIR_TAPS, FIR_TAPS), 1.0)[None, None])
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         kernel, bias = self.kernel.type_as(x), self.bias.type_as(x)
         if self.down:
             # One pixel beyond each border, which the convolution then uses up.
@@ -78,7 +84,8 @@ class Conv(nn.Module):
 class ModulatedConv(nn.Module):
     """3x3 convolution with style and demodulation, [up by 2], noise, activation."""
 
-    def __init__(self, state, prefix, up=False):
+    def __init__(self, state: abc.Mapping[str, np.ndarray], prefix: str,
+                 up: bool = False) -> None:
         super().__init__()
         self.up = up
         self.affine = Dense(state, f'{prefix}.affine')
@@ -95,7 +102,7 @@ class ModulatedConv(nn.Module):
         plane = state[f'{prefix}.noise_const'] * state[f'{prefix}.noise_strength']
         self.register_buffer('noise', tensor_of(plane, SQRT2)[None, None])
 
-    def forward(self, x, styles):
+    def forward(self, x: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
         style = self.affine(styles)                                     # [N, ci]
         norms = (style * style).matmul(self.squares.type_as(x))         # [N, co]
         x = x * style[:, :, None, None]
@@ -111,14 +118,14 @@ class ModulatedConv(nn.Module):
 class ToRGB(nn.Module):
     """1x1 convolution to 3 channels with style, linear."""
 
-    def __init__(self, state, prefix):
+    def __init__(self, state: abc.Mapping[str, np.ndarray], prefix: str) -> None:
         super().__init__()
         weight = state[f'{prefix}.weight']
         self.affine = Dense(state, f'{prefix}.affine', gain=weight.shape[1]**-0.5)
         self.register_buffer('kernel', tensor_of(weight, 1.0))
         self.register_buffer('bias', tensor_of(state[f'{prefix}.bias'], 1.0))
 
-    def forward(self, x, styles):
+    def forward(self, x: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
         x = x * self.affine(styles)[:, :, None, None]
         return functional.conv2d(x, self.kernel.type_as(x), self.bias.type_as(x))
 
@@ -126,13 +133,13 @@ class ToRGB(nn.Module):
 class Mapping(nn.Module):
     """z [N, z_dim] -> w [N, w_dim]."""
 
-    def __init__(self, state, layers):
+    def __init__(self, state: abc.Mapping[str, np.ndarray], layers: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             Dense(state, f'mapping.fc{i}', activate=True, lr_multiplier=0.01)
             for i in range(layers))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x * ((x * x).mean(1, keepdim=True) + EPS).rsqrt()
         for layer in self.layers:
             x = layer(x)
@@ -142,7 +149,7 @@ class Mapping(nn.Module):
 class EncoderBlock(nn.Module):
     """-> (features, skip feature)."""
 
-    def __init__(self, state, prefix, first):
+    def __init__(self, state: abc.Mapping[str, np.ndarray], prefix: str, first: bool) -> None:
         super().__init__()
         self.first = first
         if first:
@@ -150,7 +157,7 @@ class EncoderBlock(nn.Module):
         self.conv0 = Conv(state, f'{prefix}.conv0')
         self.conv1 = Conv(state, f'{prefix}.conv1', down=True)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.first:
             x = self.fromrgb(x)
         skip = self.conv0(x)
@@ -160,12 +167,12 @@ class EncoderBlock(nn.Module):
 class EncoderEnd(nn.Module):
     """-> (global feature, skip feature)."""
 
-    def __init__(self, state, prefix):
+    def __init__(self, state: abc.Mapping[str, np.ndarray], prefix: str) -> None:
         super().__init__()
         self.conv = Conv(state, f'{prefix}.conv')
         self.fc = Dense(state, f'{prefix}.fc', activate=True)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         skip = self.conv(x)
         # In memory the channels come last, in the weights first.
         return self.fc(skip.contiguous().flatten(1)), skip
@@ -174,13 +181,14 @@ class EncoderEnd(nn.Module):
 class DecoderStart(nn.Module):
     """-> (features, rgb)."""
 
-    def __init__(self, state, prefix):
+    def __init__(self, state: abc.Mapping[str, np.ndarray], prefix: str) -> None:
         super().__init__()
         self.fc = Dense(state, f'{prefix}.fc', activate=True)
         self.conv = ModulatedConv(state, f'{prefix}.conv')
         self.torgb = ToRGB(state, f'{prefix}.torgb')
 
-    def forward(self, x, skip, styles):
+    def forward(self, x: torch.Tensor, skip: torch.Tensor,
+                styles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # `skip` leads: it is channels-last.
         x = self.conv(skip + self.fc(x).unflatten(1, (-1, 4, 4)), styles)
         return x, self.torgb(x, styles)
@@ -189,13 +197,14 @@ class DecoderStart(nn.Module):
 class DecoderBlock(nn.Module):
     """-> (features, rgb)."""
 
-    def __init__(self, state, prefix):
+    def __init__(self, state: abc.Mapping[str, np.ndarray], prefix: str) -> None:
         super().__init__()
         self.conv0 = ModulatedConv(state, f'{prefix}.conv0', up=True)
         self.conv1 = ModulatedConv(state, f'{prefix}.conv1')
         self.torgb = ToRGB(state, f'{prefix}.torgb')
 
-    def forward(self, x, skip, styles):
+    def forward(self, x: torch.Tensor, skip: torch.Tensor,
+                styles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = self.conv1(self.conv0(x, styles).add_(skip), styles)
         return x, self.torgb(x, styles)
 
@@ -203,7 +212,7 @@ class DecoderBlock(nn.Module):
 class Generator(nn.Module):
     """Co-Mod-GAN, f32[N, 4, R, R], f32[N, z_dim] -> f32[N, 3, R, R].
 
-    Input and output as those of `migan_jax.comodgan.Generator`, channels first:
+    Input and output as those of `migan_jax.model.comodgan.Generator`, channels first:
     [mask - 0.5, image * mask], mask 1 = known and 0 = hole, image in [-1, 1]; z normal.
 
     Attributes:
@@ -211,7 +220,8 @@ class Generator(nn.Module):
       z_dim: of z.
     """
 
-    def __init__(self, state, resolution, mapping_layers=8):
+    def __init__(self, state: abc.Mapping[str, np.ndarray], resolution: int,
+                 mapping_layers: int = 8) -> None:
         """`state`: {published name: array}, as of `torch_map.to_torch`."""
         super().__init__()
         self.resolution = resolution
@@ -227,7 +237,7 @@ class Generator(nn.Module):
             f'b{r}': DecoderBlock(state, f'synthesis.b{r}')
             for r in reversed(downward)})
 
-    def forward(self, x, z):
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         skips = []
         for block in self.encoder.values():
@@ -243,12 +253,13 @@ class Generator(nn.Module):
         return image.contiguous()
 
 
-def build_comodgan_module(config, variables):
+def build_comodgan_module(config: ml_collections.ConfigDict,
+                          variables: abc.Mapping[str, Any]) -> Generator:
     """`Generator` of a checkpoint.
 
     Args:
       config: ConfigDict; `config.model` is read.
-      variables: {'params', 'noise', 'average'} of `migan_jax.comodgan.Generator`, as
+      variables: {'params', 'noise', 'average'} of `migan_jax.model.comodgan.Generator`, as
         `checkpoint.load_deployed` returns them.
 
     Returns:
@@ -259,7 +270,7 @@ def build_comodgan_module(config, variables):
         config.model.comodgan.mapping_layers).eval()
 
 
-def trace(module):
+def trace(module: Generator) -> torch.jit.ScriptModule:
     """TorchScript of a `Generator`: any batch size, R x R, moves with `.to`."""
     x = torch.zeros(1, 4, module.resolution, module.resolution)
     with torch.inference_mode():
@@ -268,7 +279,8 @@ def trace(module):
             module, (x, torch.ones(1, module.z_dim)), check_trace=False)
 
 
-def published_state(config, variables):
+def published_state(config: ml_collections.ConfigDict,
+                    variables: abc.Mapping[str, Any]) -> dict[str, np.ndarray]:
     """{published name: f32 array}, without the filters."""
     model = config.model
     table = torch_map.comodgan_table(
@@ -276,7 +288,7 @@ def published_state(config, variables):
     return torch_map.to_torch(variables, table)
 
 
-def filters(resolution):
+def filters(resolution: int) -> dict[str, np.ndarray]:
     """The fixed FIR filters that the published layout holds beside the weights.
 
     Args:

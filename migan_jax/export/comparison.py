@@ -3,9 +3,12 @@
 Mask polarity: 1 (255, white) = known, 0 = hole.
 """
 
+from collections.abc import Callable, Sequence
 import math
-from typing import NamedTuple
+import os
+from typing import Any, NamedTuple
 
+import ml_collections
 import numpy as np
 from PIL import Image
 
@@ -22,7 +25,7 @@ class Picture(NamedTuple):
     known: np.ndarray
 
 
-def random_pictures(resolution, count=2):
+def random_pictures(resolution: int, count: int = 2) -> list[Picture]:
     """Noise with rectangular holes, R x R."""
     rng = np.random.default_rng(0)
     pictures = []
@@ -35,7 +38,7 @@ def random_pictures(resolution, count=2):
     return pictures
 
 
-def extreme_pictures(resolution):
+def extreme_pictures(resolution: int) -> list[Picture]:
     """Flat colours, chequers, and holes of half and all of the picture, R x R."""
     whole = np.ones((resolution, resolution), bool)
     corners = np.indices((2, 2, 2)).reshape(3, -1).T          # of the RGB cube
@@ -50,7 +53,7 @@ def extreme_pictures(resolution):
     return [*pictures, Picture(white, half), Picture(white, ~whole)]
 
 
-def odd_pictures(resolution):
+def odd_pictures(resolution: int) -> list[Picture]:
     """Pictures of sizes other than R x R, for the pipeline."""
     rng = np.random.default_rng(1)
     pictures = []
@@ -63,7 +66,7 @@ def odd_pictures(resolution):
     return pictures
 
 
-def read_pictures(images, masks):
+def read_pictures(images: os.PathLike | str, masks: os.PathLike | str) -> list[Picture]:
     """The pictures of two files or folders.
 
     Args:
@@ -86,7 +89,7 @@ def read_pictures(images, masks):
     return pictures
 
 
-def squash(picture, resolution):
+def squash(picture: Picture, resolution: int) -> tuple[np.ndarray, np.ndarray]:
     """A picture at R x R as `inpaint.inpaint_resize` shows it to the model.
 
     Returns:
@@ -101,12 +104,12 @@ def squash(picture, resolution):
             np.asarray(known).astype(np.float32)[..., None])
 
 
-def model_inputs(pictures, resolution):
+def model_inputs(pictures: Sequence[Picture], resolution: int) -> np.ndarray:
     """The generator's inputs: f32[N, R, R, 4]."""
     return np.stack([model_io.model_input(*squash(p, resolution)) for p in pictures])
 
 
-def network_inputs(config, x):
+def network_inputs(config: ml_collections.ConfigDict, x: np.ndarray) -> list[np.ndarray]:
     """All that a network takes with x: for Co-Mod-GAN also z, the same in every call.
 
     Args:
@@ -122,14 +125,16 @@ def network_inputs(config, x):
     return [x, np.random.default_rng(0).standard_normal(size, np.float32)]
 
 
-def decibels(a, b):
+def decibels(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float | None:
     """PSNR of two lists of u8 pictures together; None if they are equal."""
     errors = [np.square(x.astype(np.float64) - y).mean() for x, y in zip(a, b)]
     mean = sum(errors) / len(errors)
     return 10 * math.log10(255**2 / mean) if mean else None
 
 
-def differences(reference, generate, pictures, resolution, options=None):
+def differences(reference: Callable[[np.ndarray], np.ndarray],
+                generate: Callable[[np.ndarray], np.ndarray], pictures: Sequence[Picture],
+                resolution: int, options: Any = None) -> dict[str, float | None]:
     """Compares two generators.
 
     Args:
@@ -161,12 +166,15 @@ def differences(reference, generate, pictures, resolution, options=None):
             'composite_psnr_db': decibels(*composites)}
 
 
-def any_size_pictures(resolution):
+def any_size_pictures(resolution: int) -> list[Picture]:
     """Random pictures, R x R and others."""
     return [*random_pictures(resolution), *odd_pictures(resolution)]
 
 
-def composite_differences(reference, paint, pictures, resolution, options=None):
+def composite_differences(reference: Callable[[np.ndarray], np.ndarray],
+                          paint: Callable[[np.ndarray, np.ndarray], np.ndarray],
+                          pictures: Sequence[Picture], resolution: int,
+                          options: Any = None) -> dict[str, float | None]:
     """`differences` of a file that takes R x R pictures and gives whole ones.
 
     Args:
@@ -192,7 +200,10 @@ def composite_differences(reference, paint, pictures, resolution, options=None):
             'composite_psnr_db': decibels(expected, actual)}
 
 
-def pipeline_differences(reference, inpaint_picture, pictures, resolution, options):
+def pipeline_differences(reference: Callable[[np.ndarray], np.ndarray],
+                         inpaint_picture: Callable[[np.ndarray, np.ndarray], np.ndarray],
+                         pictures: Sequence[Picture], resolution: int,
+                         options: Any) -> dict[str, float | None]:
     """`differences` between `inpaint.inpaint_pipeline` and a file that does the same.
 
     Args:

@@ -11,13 +11,16 @@ values of type float16 rounded after each operator.
 """
 
 import collections
+from collections.abc import Callable, Mapping
 import contextlib
 import io
 import os
+from typing import Any
 
 import coremltools as ct
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.frontend.milproto import load as milproto
+import ml_collections
 import numpy as np
 import torch
 from torch.nn import functional
@@ -117,7 +120,9 @@ def _convert(program, path, half, metadata, **types):
     package.save(os.fspath(path))
 
 
-def write_core(config, variables, path, *, half, largest, metadata):
+def write_core(config: ml_collections.ConfigDict, variables: Mapping[str, Any],
+               path: os.PathLike | str, *, half: bool, largest: Mapping[str, float] | None,
+               metadata: Mapping[str, str]) -> None:
     """The network alone, on multi-arrays.
 
     Input `input`, f32 [1, 4, R, R]: [mask - 0.5, image * mask], mask first, 1 = known
@@ -148,7 +153,9 @@ def write_core(config, variables, path, *, half, largest, metadata):
     _convert(program, path, half, metadata)
 
 
-def write_image(config, variables, path, *, half, largest, metadata):
+def write_image(config: ml_collections.ConfigDict, variables: Mapping[str, Any],
+                path: os.PathLike | str, *, half: bool, largest: Mapping[str, float] | None,
+                metadata: Mapping[str, str]) -> None:
     """The network between pictures: the whole picture painted, R x R.
 
     Inputs `image`, RGB, and `mask`, greyscale, 255 = known and any smaller level =
@@ -189,7 +196,7 @@ def write_image(config, variables, path, *, half, largest, metadata):
 # --- what a package computes --------------------------------------------------
 
 
-def read(path):
+def read(path: os.PathLike | str) -> tuple[Any, Any]:
     """A package's specification and its program.
 
     Raises:
@@ -227,7 +234,7 @@ _EVALUATED = {
 }
 
 
-def evaluate(program, inputs):
+def evaluate(program: Any, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """What a program computes.
 
     Args:
@@ -274,7 +281,7 @@ def evaluate(program, inputs):
         return values[output.name].numpy()
 
 
-def load_generator(path):
+def load_generator(path: os.PathLike | str) -> Callable[[np.ndarray], np.ndarray]:
     """A package of `write_core` as a function.
 
     Returns:
@@ -286,7 +293,7 @@ def load_generator(path):
         for sample in x]).transpose(0, 2, 3, 1)
 
 
-def load_painter(path):
+def load_painter(path: os.PathLike | str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """A package of `write_image` as a function.
 
     Returns:
@@ -298,7 +305,7 @@ def load_painter(path):
         'mask': mask[None, None].astype(np.float32)})[0].transpose(1, 2, 0)
 
 
-def operators(path):
+def operators(path: os.PathLike | str) -> collections.Counter[str]:
     """{operator: how often} in a package, constants aside."""
     _, program = read(path)
     return collections.Counter(

@@ -5,20 +5,25 @@ of Android, Core ML for Apple's neural engine and GPUs.
 """
 
 import collections
+from collections.abc import Callable, Mapping
 import os
+from typing import Any
 import warnings
 
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir._serialize._program import deserialize_pte_binary
+from executorch.exir.backend.partitioner import Partitioner
 from executorch.exir import to_edge_transform_and_lower
 from executorch.runtime import Runtime
+import ml_collections
 import numpy as np
 import torch
 
 from migan_jax.export.static_module import StaticGenerator
 
 
-def program_of(module, partitioner=None):
+def program_of(module: torch.nn.Module, partitioner: Partitioner | None = None
+               ) -> tuple[bytes, Callable[[torch.Tensor], torch.Tensor]]:
     """A module, exported and handed to a backend.
 
     Args:
@@ -41,7 +46,8 @@ def program_of(module, partitioner=None):
     return bytes(lowered.to_executorch().buffer), handed_over
 
 
-def build_executorch(config, variables, largest=None):
+def build_executorch(config: ml_collections.ConfigDict, variables: Mapping[str, Any],
+                     largest: Mapping[str, float] | None = None) -> bytes:
     """The generator as an ExecuTorch program.
 
     One method `forward`, f32[1, 4, R, R] -> f32[1, 3, R, R]: [mask - 0.5,
@@ -64,7 +70,10 @@ def build_executorch(config, variables, largest=None):
     return program
 
 
-def build_delegated(config, variables, partitioner, largest=None):
+def build_delegated(
+        config: ml_collections.ConfigDict, variables: Mapping[str, Any],
+        partitioner: Partitioner, largest: Mapping[str, float] | None = None
+        ) -> tuple[bytes, Callable[[np.ndarray], np.ndarray]]:
     """The generator as a program for a backend that can't run here.
 
     Args:
@@ -94,7 +103,7 @@ def build_delegated(config, variables, partitioner, largest=None):
     return program, generate
 
 
-def load_generator(path):
+def load_generator(path: os.PathLike | str) -> Callable[[np.ndarray], np.ndarray]:
     """A program as a function, run by ExecuTorch's own runtime.
 
     Returns:
@@ -116,7 +125,7 @@ def load_generator(path):
     return generate
 
 
-def operators(path):
+def operators(path: os.PathLike | str) -> collections.Counter[str]:
     """{operator: how often} that a program calls; a backend's parts count as one each."""
     with open(path, 'rb') as file:
         return _calls_of(file.read())

@@ -4,12 +4,16 @@ Formats and their contracts are listed in tools/to_torch.py, which is the comman
 of `run`.
 """
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import json
 import math
 import os
 import pathlib
 import tempfile
+from typing import Any
+
+import ml_collections
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.export import clamps
@@ -19,7 +23,9 @@ from migan_jax.export import onnx_formats
 from migan_jax.export import phone_formats
 from migan_jax.export import torch_formats
 from migan_jax.export.models import ExportFailed
+from migan_jax.export.models import Format
 from migan_jax.export.models import load
+from migan_jax.export.models import Model
 from migan_jax.export.models import Options
 from migan_jax.model import build
 from migan_jax.model.ops import CLAMP
@@ -54,18 +60,19 @@ COMODGAN_FORMATS = {
 }
 
 
-def formats_of(config):
+def formats_of(config: ml_collections.ConfigDict) -> dict[str, Format]:
     """{name: `Format`} that a model has."""
     if build.is_comodgan(config):
         return COMODGAN_FORMATS
     return FORMATS | MORE_FORMATS
 
 
-def counts(counter):
+def counts(counter: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counter.items()))
 
 
-def export_one(name, model, path, options, pictures):
+def export_one(name: str, model: Model, path: pathlib.Path, options: Options,
+               pictures: Sequence[comparison.Picture]) -> dict[str, Any]:
     """Writes one format and checks it.
 
     Args:
@@ -117,14 +124,14 @@ def export_one(name, model, path, options, pictures):
     return report
 
 
-def size_of(path):
+def size_of(path: pathlib.Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     if path.is_dir():
         return sum(p.stat().st_size for p in path.rglob('*') if p.is_file())
     return path.stat().st_size
 
 
-def check_comodgan_has(formats, options):
+def check_comodgan_has(formats: Iterable[str], options: Options) -> None:
     """Raises ExportFailed if more is asked for than a Co-Mod-GAN has."""
     missing = [name for name in formats if name not in COMODGAN_FORMATS]
     if missing:
@@ -137,9 +144,12 @@ def check_comodgan_has(formats, options):
                            'it to one size: leave out --dynamic_size.')
 
 
-def run(checkpoint, out, formats=None, options=Options(), images=None, masks=None,
-        say=lambda text: None, done=lambda report: None, step='best',
-        opened=lambda text: None):
+def run(checkpoint: os.PathLike | str, out: os.PathLike | str,
+        formats: Sequence[str] | None = None, options: Options = Options(),
+        images: os.PathLike | str | None = None, masks: os.PathLike | str | None = None,
+        say: Callable[[str], Any] = lambda text: None,
+        done: Callable[[dict[str, Any]], Any] = lambda report: None, step: str | int = 'best',
+        opened: Callable[[str], Any] = lambda text: None) -> list[dict[str, Any]]:
     """Exports a checkpoint.
 
     Args:
@@ -207,7 +217,7 @@ def run(checkpoint, out, formats=None, options=Options(), images=None, masks=Non
     return reports
 
 
-def make_out(out):
+def make_out(out: os.PathLike | str) -> pathlib.Path:
     """The directory for results, made and found writable."""
     out = pathlib.Path(out)
     try:
@@ -218,7 +228,7 @@ def make_out(out):
         raise ExportFailed(f'--out={out} can not be written to: {error}.') from error
 
 
-def describe(report):
+def describe(report: Mapping[str, Any]) -> str:
     """A few lines about one format."""
     if 'error' in report:
         return '\n'.join(f'error: {report["file"]}: {line}'

@@ -1,11 +1,14 @@
 """A deployed generator about to be written, and what a format of files is."""
 
+from collections.abc import Callable, Mapping
 import functools
 import importlib.metadata
 import importlib.util
-from typing import Any, Callable, NamedTuple
+import os
+from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 import numpy as np
 
 from migan_jax import checkpoint as checkpoint_lib
@@ -50,7 +53,7 @@ class Options(NamedTuple):
     tolerance: float | None = None
 
     @property
-    def limit(self):
+    def limit(self) -> float:
         if self.tolerance is not None:
             return self.tolerance
         return HALF_TOLERANCE if self.half else TOLERANCE
@@ -86,7 +89,7 @@ class Format(NamedTuple):
     reference: Callable = lambda model, options: (model, {})
 
 
-def load(directory, step='best'):
+def load(directory: os.PathLike | str, step: str | int = 'best') -> Model:
     """The checkpoint as a `Model`; `step` is of `checkpoint.open_checkpoint`.
 
     Raises:
@@ -97,7 +100,8 @@ def load(directory, step='best'):
         config, variables, 'unknown' if step is None else str(step))._replace(step=step)
 
 
-def from_deployed(config, variables, step):
+def from_deployed(config: ml_collections.ConfigDict, variables: Mapping[str, Any],
+                  step: str) -> Model:
     """A deployed generator as a `Model`.
 
     Args:
@@ -120,7 +124,7 @@ def from_deployed(config, variables, step):
                  functools.cache(lambda: clamps.measure(config, variables)))
 
 
-def version():
+def version() -> str:
     """Version of the installed package; 'not installed' when it runs from its folder."""
     try:
         return importlib.metadata.version('migan_jax')
@@ -128,7 +132,8 @@ def version():
         return 'not installed'
 
 
-def jax_generator(config, variables):
+def jax_generator(config: ml_collections.ConfigDict,
+                  variables: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
     """f32[N, R, R, 4] -> f32[N, R, R, 3] in float32, one sample at a time."""
     config = config.copy_and_resolve_references()
     # Trained in bfloat16 or not: the files compute in float32.
@@ -140,7 +145,8 @@ def jax_generator(config, variables):
         for sample in zip(*comparison.network_inputs(config, x))])
 
 
-def drop_noise_at_4x4(config, variables):
+def drop_noise_at_4x4(config: ml_collections.ConfigDict, variables: Mapping[str, Any]
+                      ) -> tuple[ml_collections.ConfigDict, Mapping[str, Any], float]:
     """The same model without noise in the decoder's 4x4 blocks.
 
     Returns:
@@ -161,7 +167,7 @@ def drop_noise_at_4x4(config, variables):
     return config, without, dropped
 
 
-def lacks_plain_convolutions(model, options=None):
+def lacks_plain_convolutions(model: Model, options: Options | None = None) -> str | None:
     """`Format.lacks` of formats that hold depthwise-separable blocks only."""
     if model.config.model.depthwise:
         return None
@@ -170,7 +176,7 @@ def lacks_plain_convolutions(model, options=None):
             'train with config.model.depthwise=True.')
 
 
-def lacks_package(package, extra):
+def lacks_package(package: str, extra: str) -> str | None:
     """The sentence for a format that needs a package which is not installed, or None."""
     if importlib.util.find_spec(package) is not None:
         return None
@@ -178,7 +184,7 @@ def lacks_package(package, extra):
             f"'.[{extra}]'.")
 
 
-def lacks_starting_fill(model, options=None):
+def lacks_starting_fill(model: Model, options: Options | None = None) -> str | None:
     """`Format.lacks` of formats that hold the network alone, no fill before it."""
     if not model.config.model.get('fill', False):
         return None

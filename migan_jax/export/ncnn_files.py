@@ -4,11 +4,14 @@ pnnx converts a TorchScript of `static_module`, which has only operators that it
 """
 
 import collections
+from collections.abc import Callable, Mapping
 import os
 import pathlib
 import subprocess
 import tempfile
+from typing import Any
 
+import ml_collections
 import ncnn
 import numpy as np
 import pnnx
@@ -20,7 +23,9 @@ from migan_jax.export.static_module import StaticGenerator
 PARAM, BIN = 'migan.ncnn.param', 'migan.ncnn.bin'
 
 
-def write_ncnn(config, variables, path, *, half, largest):
+def write_ncnn(config: ml_collections.ConfigDict, variables: Mapping[str, Any],
+               path: os.PathLike | str, *, half: bool,
+               largest: Mapping[str, float] | None) -> None:
     """Writes the folder.
 
     Input blob `in0`, f32 [4, R, R]: [mask - 0.5, image * mask], mask first, 1 = known
@@ -58,7 +63,8 @@ def write_ncnn(config, variables, path, *, half, largest):
             (path / name).write_bytes(written.read_bytes())
 
 
-def load_generator(path, threads=None):
+def load_generator(path: os.PathLike | str,
+                   threads: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
     """A folder of `write_ncnn` as a function, run by ncnn on the CPU.
 
     Args:
@@ -96,7 +102,7 @@ def load_generator(path, threads=None):
     return generate
 
 
-def operators(path):
+def operators(path: os.PathLike | str) -> collections.Counter[str]:
     """{operator: how often} in a folder's graph."""
     lines = (pathlib.Path(path) / PARAM).read_text().splitlines()[2:]
     return collections.Counter(line.split()[0] for line in lines)

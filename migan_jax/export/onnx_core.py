@@ -22,9 +22,12 @@ another value, but not both. Hence:
   takes such an Add along with the convolution before it, is better off with one.
 """
 
+from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 import onnx
 from onnx import helper
@@ -61,13 +64,13 @@ class GraphBuilder:
     a constant.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.nodes = []
         self.value_infos = []
         self._constants = {}
         self._count = 0
 
-    def constant(self, array):
+    def constant(self, array: np.typing.ArrayLike) -> str:
         """Name of the constant with the value, shape and dtype of `array`."""
         array = np.asarray(array, order='C')
         key = (array.dtype.str, array.shape, array.tobytes())
@@ -76,7 +79,8 @@ class GraphBuilder:
                 array, f'constant_{len(self._constants)}')
         return self._constants[key].name
 
-    def op(self, op_type, *inputs, output=None, shape=None, **attributes):
+    def op(self, op_type: str, *inputs: str | np.typing.ArrayLike, output: str | None = None,
+           shape: Sequence[int | str] | None = None, **attributes: Any) -> str:
         """Adds a node with one output.
 
         Args:
@@ -101,7 +105,8 @@ class GraphBuilder:
                 output, onnx.TensorProto.FLOAT, shape))
         return output
 
-    def conv(self, x, kernel, bias=None, *, groups=1, stride=1, padding=0):
+    def conv(self, x: str, kernel: np.ndarray, bias: np.ndarray | None = None, *,
+             groups: int = 1, stride: int = 1, padding: int = 0) -> str:
         """Convolution.
 
         Args:
@@ -114,7 +119,9 @@ class GraphBuilder:
         return self.op('Conv', *inputs, group=groups, kernel_shape=kernel.shape[2:],
                        strides=[stride] * 2, pads=[padding] * 4)
 
-    def model(self, name, inputs, outputs, metadata=None):
+    def model(self, name: str, inputs: Mapping[str, tuple[int, Sequence[int | str]]],
+              outputs: Mapping[str, tuple[int, Sequence[int | str]]],
+              metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
         """The finished graph, checked.
 
         Args:
@@ -152,7 +159,7 @@ class Feature:
     high: np.ndarray
 
     @property
-    def channels(self):
+    def channels(self) -> int:
         return len(self.low)
 
 
@@ -171,8 +178,10 @@ class CoreBuilder:
       broadcast_noise: see `build_core`.
     """
 
-    def __init__(self, graph, image, variables, resolution, dynamic_size=False,
-                 one=None, largest=None, broadcast_noise=False):
+    def __init__(self, graph: GraphBuilder, image: str, variables: Mapping[str, Any],
+                 resolution: int, dynamic_size: bool = False, one: str | None = None,
+                 largest: Mapping[str, float] | None = None,
+                 broadcast_noise: bool = False) -> None:
         self.graph = graph
         self.image = image
         self.params = variables['params']
@@ -184,7 +193,7 @@ class CoreBuilder:
         self.broadcast_noise = broadcast_noise
         self._batch = one
 
-    def shape(self, channels, resolution):
+    def shape(self, channels: int, resolution: int) -> list[int | str]:
         """Shape of a value where the model's own resolution has `resolution` pixels."""
         batch = 'N' if self.one is None else 1
         if not self.dynamic_size:
@@ -192,7 +201,8 @@ class CoreBuilder:
         return [batch, channels, f'H*{resolution}/{self.resolution}',
                 f'W*{resolution}/{self.resolution}']
 
-    def conv(self, x, kernel, bias=None, *, groups=1, stride=1, padding=0):
+    def conv(self, x: Feature, kernel: np.ndarray, bias: np.ndarray | None = None, *,
+             groups: int = 1, stride: int = 1, padding: int = 0) -> Feature:
         """`GraphBuilder.conv` with bounds; kernel f[co, ci / groups, kh, kw]."""
         kernel = np.asarray(kernel, np.float32)
         bias = None if bias is None else np.asarray(bias, np.float32)
@@ -211,17 +221,18 @@ class CoreBuilder:
         offset = 0 if bias is None else bias.astype(np.float64)
         return Feature(name, bounds[0] + offset, bounds[1] + offset)
 
-    def depthwise(self, x, kernel, bias=None, **options):
+    def depthwise(self, x: Feature, kernel: np.ndarray, bias: np.ndarray | None = None,
+                  **options: int) -> Feature:
         """The same [kh, kw] kernel for all channels, or a kernel [C, 1, kh, kw]."""
         if kernel.ndim == 2:
             kernel = np.broadcast_to(kernel, (x.channels, 1, *kernel.shape))
         return self.conv(x, kernel, bias, groups=x.channels, **options)
 
-    def identity(self, x):
+    def identity(self, x: Feature) -> Feature:
         """A pass of its own for an activation that no other convolution can take."""
         return self.depthwise(x, np.ones((1, 1)))
 
-    def must_clamp(self, bound, name):
+    def must_clamp(self, bound: float, name: str) -> bool:
         """Whether an activation may need its clamp.
 
         Args:
@@ -236,7 +247,7 @@ class CoreBuilder:
         # Written so that NaN is clamped.
         return not self.largest[name] < KEPT_FROM
 
-    def activate(self, x, name):
+    def activate(self, x: Feature, name: str) -> Feature:
         """Leaky ReLU and, where it can bind, the clamp; gain left to the reader.
 
         Args:
@@ -253,11 +264,11 @@ class CoreBuilder:
         name = self.graph.op('Clip', self.identity(x).name, *limits)
         return Feature(name, low.clip(-LIMIT, LIMIT), high.clip(-LIMIT, LIMIT))
 
-    def add(self, x, y):
+    def add(self, x: Feature, y: Feature) -> Feature:
         return Feature(
             self.graph.op('Add', x.name, y.name), x.low + y.low, x.high + y.high)
 
-    def up2(self, x, resolution=None, *, padding=1):
+    def up2(self, x: Feature, resolution: int | None = None, *, padding: int = 1) -> Feature:
         """FIR upsampling to `resolution`; see the head of this file.
 
         With `padding` 0 the outermost pixel is left out on each side.
@@ -270,11 +281,11 @@ class CoreBuilder:
         return self.depthwise(Feature(name, x.low, x.high),
                               np.outer(UP_TAPS, UP_TAPS), padding=padding)
 
-    def down2(self, x):
+    def down2(self, x: Feature) -> Feature:
         """FIR downsampling."""
         return self.depthwise(x, np.outer(FIR_TAPS, FIR_TAPS), stride=2, padding=1)
 
-    def noise(self, plane):
+    def noise(self, plane: np.ndarray) -> Feature:
         """A noise plane for every sample: f32[r, r] -> Feature [N, 1, h, w].
 
         With a dynamic size the plane is repeated from its upper left corner on, and
@@ -306,7 +317,7 @@ class CoreBuilder:
             shape=self.shape(1, resolution))
         return Feature(name, low, high)
 
-    def add_noise(self, x, plane):
+    def add_noise(self, x: Feature, plane: np.ndarray) -> Feature:
         """x + plane, and an activation may follow directly."""
         if self.broadcast_noise:
             plane = plane[None, None].astype(np.float32)
@@ -316,12 +327,12 @@ class CoreBuilder:
         # In this order it is the copying convolution that adds x, in x's memory.
         return self.identity(self.add(self.conv(self.noise(plane), ones), x))
 
-    def fromrgb(self, x, layer):
+    def fromrgb(self, x: Feature, layer: topology.Layer) -> Feature:
         params = layer.of(self.params)
         return self.activate(self.conv(
             x, oihw(params['pointwise']['kernel']), params['bias']), str(layer))
 
-    def block(self, x, layer):
+    def block(self, x: Feature, layer: topology.Layer) -> Feature:
         """`layers.ConvBlock`."""
         params, name = layer.of(self.params), str(layer)
         plane = self.planes.get(name)
@@ -339,7 +350,8 @@ class CoreBuilder:
             x = self.add_noise(x, plane)
         return self.activate(x, name)
 
-    def dense_block(self, x, kernel, bias, plane, layer):
+    def dense_block(self, x: Feature, kernel: np.ndarray, bias: np.ndarray,
+                    plane: np.ndarray | None, layer: topology.Layer) -> Feature:
         """3x3 convolution of all channels; see `ops.conv3x3_resampled`."""
         padding, stride = 1, 1
         if layer.up:
@@ -356,18 +368,18 @@ class CoreBuilder:
             x = self.add_noise(x, plane)
         return self.activate(x, str(layer))
 
-    def torgb(self, x, layer):
+    def torgb(self, x: Feature, layer: topology.Layer) -> Feature:
         params = layer.of(self.params)
         kernel = SQRT2 * oihw(params['pointwise']['kernel'])
         return self.conv(x, kernel, params['bias'])
 
 
-def oihw(kernel):
+def oihw(kernel: np.typing.ArrayLike) -> np.ndarray:
     """HWIO -> OIHW."""
     return np.asarray(kernel).transpose(3, 2, 0, 1)
 
 
-def check_finite(variables):
+def check_finite(variables: Mapping[str, Any]) -> None:
     """Raises ValueError, with their names, if parameters are NaN or infinite."""
     damaged = [
         jax.tree_util.keystr(path, simple=True, separator='/')
@@ -379,8 +391,10 @@ def check_finite(variables):
             'checkpoint is damaged or its training diverged; export an earlier one.')
 
 
-def add_core(graph, image, config, variables, *, dynamic_size=False, one=None,
-             largest=None, broadcast_noise=False):
+def add_core(graph: GraphBuilder, image: str, config: ml_collections.ConfigDict,
+             variables: Mapping[str, Any], *, dynamic_size: bool = False,
+             one: str | None = None, largest: Mapping[str, float] | None = None,
+             broadcast_noise: bool = False) -> str:
     """Adds the generator to a graph.
 
     Args:
@@ -408,7 +422,8 @@ def add_core(graph, image, config, variables, *, dynamic_size=False, one=None,
     return painted if start is None else graph.op('Add', painted, start)
 
 
-def add_starting_fill(graph, x, resolution, passes):
+def add_starting_fill(graph: GraphBuilder, x: str, resolution: int,
+                      passes: int) -> tuple[str, str]:
     """Adds `fill.starting_fill` to a graph.
 
     Args:
@@ -456,8 +471,10 @@ def add_starting_fill(graph, x, resolution, passes):
     return graph.op('Concat', known(x), coarse, axis=1), coarse
 
 
-def build_core(config, variables, *, dynamic_size=False, largest=None, metadata=None,
-               broadcast_noise=False):
+def build_core(config: ml_collections.ConfigDict, variables: Mapping[str, Any], *,
+               dynamic_size: bool = False, largest: Mapping[str, float] | None = None,
+               metadata: Mapping[str, str] | None = None,
+               broadcast_noise: bool = False) -> onnx.ModelProto:
     """The generator as an ONNX model.
 
     Input `input`, f32 [N, 4, R, R]: [mask - 0.5, image * mask], mask first, 1 = known

@@ -4,7 +4,11 @@ The first and the last for ONNX Runtime Mobile, too.
 """
 
 import collections
+from collections.abc import Callable
+import os
+import pathlib
 
+import ml_collections
 import numpy as np
 import onnx
 import onnxruntime
@@ -16,9 +20,12 @@ from migan_jax.export import onnx_pipeline
 from migan_jax.export import onnx_half
 from migan_jax.export.models import Format
 from migan_jax.export.models import lacks_package
+from migan_jax.export.models import Model
+from migan_jax.export.models import Options
 
 
-def clamps_of(model, options):
+def clamps_of(model: Model, options: Options
+              ) -> tuple[dict[str, float] | None, dict[str, str], dict[str, float]]:
     """Which clamps an ONNX graph gets.
 
     Returns:
@@ -36,7 +43,7 @@ def clamps_of(model, options):
     }, {'largest_activation': highest}
 
 
-def write_onnx(model, path, options):
+def write_onnx(model: Model, path: pathlib.Path, options: Options) -> dict[str, float]:
     largest, said, notes = clamps_of(model, options)
     # Which a Co-Mod-GAN has not, see `exporting.check_comodgan_has`.
     size = {'dynamic_size': True} if options.dynamic_size else {}
@@ -46,7 +53,7 @@ def write_onnx(model, path, options):
     return notes
 
 
-def write_onnx_pipeline(model, path, options):
+def write_onnx_pipeline(model: Model, path: pathlib.Path, options: Options) -> dict[str, float]:
     resolution = model.config.model.resolution
     largest, said, notes = clamps_of(model, options)
     metadata = model.metadata | said | {
@@ -62,13 +69,13 @@ def write_onnx_pipeline(model, path, options):
     return notes
 
 
-def save_onnx(proto, path, options):
+def save_onnx(proto: onnx.ModelProto, path: pathlib.Path, options: Options) -> None:
     if options.half:
         proto = onnx_half.to_half(proto)
     path.write_bytes(proto.SerializeToString())
 
 
-def write_openvino(model, path, options):
+def write_openvino(model: Model, path: pathlib.Path, options: Options) -> dict[str, float]:
     largest, said, notes = clamps_of(model, options)
     save_onnx(onnx_core.build_core(
         model.config, model.variables, largest=largest, metadata=model.metadata | said,
@@ -76,7 +83,8 @@ def write_openvino(model, path, options):
     return notes
 
 
-def run_openvino(path, config):
+def run_openvino(path: os.PathLike | str,
+                 config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
     del config
     import openvino
 
@@ -91,15 +99,16 @@ def run_openvino(path, config):
     return generate
 
 
-def lacks_openvino(model, options):
+def lacks_openvino(model: Model, options: Options) -> str | None:
     return lacks_package('openvino', 'runtimes')
 
 
-def onnx_session(path):
+def onnx_session(path: os.PathLike | str) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
 
 
-def run_onnx(path, config):
+def run_onnx(path: os.PathLike | str,
+             config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
     session = onnx_session(path)
 
     def generate(x):
@@ -110,7 +119,8 @@ def run_onnx(path, config):
     return generate
 
 
-def run_onnx_pipeline(path, config):
+def run_onnx_pipeline(path: os.PathLike | str, config: ml_collections.ConfigDict
+                      ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """u8[H, W, 3], u8[H, W] (255 = known) -> u8[H, W, 3]."""
     del config
     session = onnx_session(path)
@@ -123,7 +133,7 @@ def run_onnx_pipeline(path, config):
     return inpaint_picture
 
 
-def count_onnx(path):
+def count_onnx(path: os.PathLike | str) -> collections.Counter[str]:
     return collections.Counter(node.op_type for node in onnx.load(str(path)).graph.node)
 
 
@@ -131,7 +141,11 @@ ONNX = Format('migan.onnx', write_onnx, run_onnx, count_onnx)
 PIPELINE = Format('migan_pipeline.onnx', write_onnx_pipeline, run_onnx_pipeline,
                   count_onnx, compare=comparison.pipeline_differences,
                   samples=comparison.any_size_pictures, levels=True)
-def as_ort(write):
+
+_Write = Callable[[Model, pathlib.Path, Options], dict[str, float]]
+
+
+def as_ort(write: _Write) -> _Write:
     """`Format.write` of the ORT format, from that of the ONNX file.
 
     The graph is optimised as far as every machine shares, so that builds of
@@ -152,7 +166,7 @@ def as_ort(write):
     return write_ort
 
 
-def lacks_of_ort(model, options):
+def lacks_of_ort(model: Model, options: Options) -> str | None:
     """`Format.lacks` of a graph whose constants are computed when it is written."""
     if options.half:
         return ('it is finished when it is written, float16 weights made float32 again: '

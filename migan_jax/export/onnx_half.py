@@ -9,7 +9,7 @@ from onnx import helper
 from onnx import numpy_helper
 
 
-def to_half(model):
+def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its kernels and noise planes stored in float16.
 
     They are cast to float32 by the graph, which runtimes do once, when they load it:

@@ -6,6 +6,10 @@ throughout, so that the crop and its nearest and bilinear sampling are exact for
 size; only the painted square is enlarged by a Resize.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
 import numpy as np
 import onnx
 
@@ -230,8 +234,10 @@ class _PipelineBuilder:
         return self.cast(self.op('Floor', levels), onnx.TensorProto.UINT8)
 
 
-def build_pipeline(config, variables, *, upstream_crop=False, largest=None,
-                   metadata=None, padding=PADDING):
+def build_pipeline(config: ml_collections.ConfigDict, variables: Mapping[str, Any], *,
+                   upstream_crop: bool = False, largest: Mapping[str, float] | None = None,
+                   metadata: Mapping[str, str] | None = None,
+                   padding: int = PADDING) -> onnx.ModelProto:
     """The generator with crop, resize and blending as an ONNX model.
 
     Computes what `inpaint.inpaint_pipeline` does, within one level: outside the box

@@ -1,16 +1,26 @@
 """Files for the runtimes of phones, whose libraries take seconds to import."""
 
+import collections
+from collections.abc import Callable
 import json
+import os
+import pathlib
+from typing import Any
+
+import ml_collections
+import numpy as np
 
 from migan_jax.export import comparison
 from migan_jax.export.models import Format
 from migan_jax.export.models import lacks_package
 from migan_jax.export.models import lacks_plain_convolutions
 from migan_jax.export.models import lacks_starting_fill
+from migan_jax.export.models import Model
+from migan_jax.export.models import Options
 from migan_jax import quiet
 
 
-def write_tflite(model, path, options):
+def write_tflite(model: Model, path: pathlib.Path, options: Options) -> None:
     from migan_jax.export import tflite
 
     metadata = model.metadata | {'layout': 'NHWC'}
@@ -20,14 +30,15 @@ def write_tflite(model, path, options):
         description=json.dumps(metadata)))
 
 
-def run_tflite(path, config):
+def run_tflite(path: os.PathLike | str,
+               config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
     del config
     from migan_jax.export import tflite
 
     return tflite.load_generator(path)
 
 
-def count_tflite(path):
+def count_tflite(path: os.PathLike | str) -> dict[str, int]:
     from migan_jax.export import tflite
 
     return tflite.operators(path)
@@ -37,7 +48,7 @@ TFLITE = Format('migan.tflite', write_tflite, run_tflite, count_tflite,
                 lacks=lacks_plain_convolutions)
 
 
-def write_coreml(model, path, options):
+def write_coreml(model: Model, path: pathlib.Path, options: Options) -> None:
     from migan_jax.export import coreml
 
     coreml.write_core(
@@ -46,7 +57,7 @@ def write_coreml(model, path, options):
         metadata=model.metadata)
 
 
-def write_coreml_image(model, path, options):
+def write_coreml_image(model: Model, path: pathlib.Path, options: Options) -> None:
     from migan_jax.export import coreml
 
     coreml.write_image(
@@ -58,14 +69,16 @@ def write_coreml_image(model, path, options):
             'channel_order': 'red, green, blue', 'value_range': '0 to 255'})
 
 
-def run_coreml(path, config):
+def run_coreml(path: os.PathLike | str,
+               config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
     del config
     from migan_jax.export import coreml
 
     return coreml.load_generator(path)
 
 
-def run_coreml_image(path, config):
+def run_coreml_image(path: os.PathLike | str, config: ml_collections.ConfigDict
+                     ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """u8[R, R, 3], u8[R, R] (255 = known) -> f32[R, R, 3], levels."""
     del config
     from migan_jax.export import coreml
@@ -73,13 +86,13 @@ def run_coreml_image(path, config):
     return coreml.load_painter(path)
 
 
-def count_coreml(path):
+def count_coreml(path: os.PathLike | str) -> collections.Counter[str]:
     from migan_jax.export import coreml
 
     return coreml.operators(path)
 
 
-def needs(package, extra):
+def needs(package: str, extra: str) -> Callable[[Model, Options], str | None]:
     """`Format.lacks` of a format that needs a package, which an extra brings."""
     def lacks(model, options):
         return (lacks_package(package, extra) or lacks_plain_convolutions(model)
@@ -94,7 +107,7 @@ COREML_IMAGE = Format('migan_image.mlpackage', write_coreml_image, run_coreml_im
                       lacks=needs('coremltools', 'coreml'))
 
 
-def write_executorch(model, path, options):
+def write_executorch(model: Model, path: pathlib.Path, options: Options) -> None:
     from migan_jax.export import executorch
 
     path.write_bytes(executorch.build_executorch(
@@ -102,20 +115,21 @@ def write_executorch(model, path, options):
         None if options.keep_clamps else model.largest()))
 
 
-def run_executorch(path, config):
+def run_executorch(path: os.PathLike | str,
+                   config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
     del config
     from migan_jax.export import executorch
 
     return executorch.load_generator(path)
 
 
-def count_executorch(path):
+def count_executorch(path: os.PathLike | str) -> collections.Counter[str]:
     from migan_jax.export import executorch
 
     return executorch.operators(path)
 
 
-def lacks_of_executorch(model, options):
+def lacks_of_executorch(model: Model, options: Options) -> str | None:
     """`Format.lacks` of a format that is float32 only."""
     if options.half:
         return ('its CPU program computes in float32 and keeps its weights so: leave '
@@ -127,14 +141,16 @@ EXECUTORCH = Format('migan.pte', write_executorch, run_executorch, count_executo
                     lacks=lacks_of_executorch)
 
 
-def write_executorch_vulkan(model, path, options):
+def write_executorch_vulkan(model: Model, path: pathlib.Path,
+                            options: Options) -> dict[str, Any]:
     from executorch.backends.vulkan.partitioner import vulkan_partitioner
 
     return _write_delegated(
         model, path, options, vulkan_partitioner.VulkanPartitioner())
 
 
-def write_executorch_coreml(model, path, options):
+def write_executorch_coreml(model: Model, path: pathlib.Path,
+                            options: Options) -> dict[str, Any]:
     from executorch.backends.apple.coreml import partition
 
     return _write_delegated(model, path, options, partition.CoreMLPartitioner())
@@ -155,7 +171,7 @@ def _write_delegated(model, path, options, partitioner):
         options)}
 
 
-def lacks_of_executorch_coreml(model, options):
+def lacks_of_executorch_coreml(model: Model, options: Options) -> str | None:
     return lacks_of_executorch(model, options) or lacks_package('coremltools', 'coreml')
 
 
@@ -165,7 +181,7 @@ EXECUTORCH_COREML = Format('migan_coreml.pte', write_executorch_coreml, None,
                            count_executorch, lacks=lacks_of_executorch_coreml)
 
 
-def write_ncnn(model, path, options):
+def write_ncnn(model: Model, path: pathlib.Path, options: Options) -> None:
     from migan_jax.export import ncnn_files
 
     ncnn_files.write_ncnn(
@@ -173,14 +189,15 @@ def write_ncnn(model, path, options):
         largest=None if options.keep_clamps else model.largest())
 
 
-def run_ncnn(path, config):
+def run_ncnn(path: os.PathLike | str,
+             config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
     del config
     from migan_jax.export import ncnn_files
 
     return ncnn_files.load_generator(path)
 
 
-def count_ncnn(path):
+def count_ncnn(path: os.PathLike | str) -> collections.Counter[str]:
     from migan_jax.export import ncnn_files
 
     return ncnn_files.operators(path)

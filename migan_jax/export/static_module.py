@@ -9,7 +9,12 @@ border interpolation would repeat the last pixel where the filter sees a zero, s
 border of zeros goes around before, and is cut off after.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
 import numpy as np
+import torch
 from torch import nn
 from torch.nn import functional
 
@@ -27,7 +32,8 @@ class StaticGenerator(nn.Module):
     Input and output as those of `torch_module.Generator`.
     """
 
-    def __init__(self, config, variables, largest=None):
+    def __init__(self, config: ml_collections.ConfigDict, variables: Mapping[str, Any],
+                 largest: Mapping[str, float] | None = None) -> None:
         """The module of a deployed checkpoint.
 
         Args:
@@ -63,30 +69,31 @@ class StaticGenerator(nn.Module):
         for name, plane in topology.noise_planes(variables).items():
             self.keep(name, 'noise', plane[None, None], SQRT2)
 
-    def keep(self, layer, what, array, gain):
+    def keep(self, layer: topology.Layer | str, what: str, array: np.typing.ArrayLike,
+             gain: float) -> None:
         self.register_buffer(f'{layer}.{what}'.replace('.', '_'),
                              tensor_of(array, gain))
 
-    def number(self, layer, what):
+    def number(self, layer: topology.Layer, what: str) -> torch.Tensor | None:
         """A tensor that was kept, or None."""
         return self._buffers.get(f'{layer}.{what}'.replace('.', '_'))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return topology.walk(self, x, self.resolution)
 
     # The operators of `topology.walk`.
 
-    def activation(self, x, name):
+    def activation(self, x: torch.Tensor, name: str) -> torch.Tensor:
         x = functional.leaky_relu(x, onnx_core.NEGATIVE_SLOPE)
         # Written so that NaN is clamped.
         if self.largest is not None and self.largest[name] < onnx_core.KEPT_FROM:
             return x
         return x.clamp(-CLAMP, CLAMP)
 
-    def fromrgb(self, x, layer):
+    def fromrgb(self, x: torch.Tensor, layer: topology.Layer) -> torch.Tensor:
         return self.activation(self.torgb(x, layer), str(layer))
 
-    def block(self, x, layer):
+    def block(self, x: torch.Tensor, layer: topology.Layer) -> torch.Tensor:
         kernel = self.number(layer, 'depthwise')
         x = functional.conv2d(x, kernel, self.number(layer, 'bias'), padding=1,
                               groups=len(kernel))
@@ -102,14 +109,14 @@ class StaticGenerator(nn.Module):
             x = x + noise
         return self.activation(x, str(layer))
 
-    def torgb(self, x, layer):
+    def torgb(self, x: torch.Tensor, layer: topology.Layer) -> torch.Tensor:
         return functional.conv2d(x, self.number(layer, 'pointwise'),
                                  self.number(layer, 'bias'))
 
-    def add(self, x, y):
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return x + y
 
-    def up2(self, image, resolution):
+    def up2(self, image: torch.Tensor, resolution: int) -> torch.Tensor:
         side = resolution + 4
         x = functional.interpolate(functional.pad(image, (1, 1, 1, 1)), (side, side),
                                    mode='bilinear', align_corners=False)

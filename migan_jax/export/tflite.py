@@ -7,12 +7,15 @@ convolutions: what jax2tf makes of the network converts to builtin operators too
 32 x 32 to 766 instead of 164, slices, gathers and transpositions among them.
 """
 
+from collections.abc import Callable, Mapping
 import os
+from typing import Any
 import warnings
 
 # TensorFlow writes its start-up remarks before anyone can ask it not to.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
+import ml_collections
 import numpy as np
 
 from migan_jax import quiet
@@ -43,7 +46,7 @@ def _pointwise(x, kernel, gain):
     return tf.nn.conv2d(x, tf.constant(kernel * gain, tf.float32), 1, 'VALID')
 
 
-def up2(x):
+def up2(x: tf.Tensor) -> tf.Tensor:
     """FIR upsampling by 2: [1, H, W, C] -> [1, 2H, 2W, C].
 
     Every pixel twice, then [1, 2, 1] / 4 per axis: the FIR's [1, 3, 3, 1] / 4 is the
@@ -136,7 +139,9 @@ class _Operators:
         return up2(image)
 
 
-def build_tflite(config, variables, *, half=False, largest=None, description=''):
+def build_tflite(config: ml_collections.ConfigDict, variables: Mapping[str, Any], *,
+                 half: bool = False, largest: Mapping[str, float] | None = None,
+                 description: str = '') -> bytes:
     """The generator as a LiteRT model.
 
     Input `input`, f32[1, R, R, 4]: [mask - 0.5, image * mask], mask first, 1 = known
@@ -198,7 +203,8 @@ def _interpreter(path, threads=None):
         return tf.lite.Interpreter(model_path=str(path), num_threads=threads)
 
 
-def load_generator(path, threads=None):
+def load_generator(path: os.PathLike | str,
+                   threads: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
     """A LiteRT file as a function of arrays, run by the interpreter.
 
     Args:
@@ -228,7 +234,7 @@ def load_generator(path, threads=None):
     return generate
 
 
-def operators(path):
+def operators(path: os.PathLike | str) -> dict[str, int]:
     """{operator: how often} in a LiteRT file."""
     interpreter = _interpreter(path)
     counts = {}

@@ -4,9 +4,14 @@ PyTorch is imported when one is written or run: other formats do without it.
 """
 
 import collections
+from collections.abc import Callable, Mapping
 import json
+import os
+import pathlib
 import re
+from typing import Any, TYPE_CHECKING
 
+import ml_collections
 import numpy as np
 
 from migan_jax import quiet
@@ -18,12 +23,17 @@ from migan_jax.export.models import Format
 from migan_jax.export.models import jax_generator
 from migan_jax.export.models import lacks_plain_convolutions
 from migan_jax.export.models import lacks_starting_fill
+from migan_jax.export.models import Model
+from migan_jax.export.models import Options
 from migan_jax.model import build
 from migan_jax.model.layers import channels
 from migan_jax.model.ops import FIR_TAPS
 
+if TYPE_CHECKING:
+    import torch
 
-def published_layout(config):
+
+def published_layout(config: ml_collections.ConfigDict) -> dict[str, tuple[int, ...]]:
     """{name: shape} of the published deployed layout, constants included."""
     config = config.copy_and_resolve_references()
     config.model.noise_at_4x4 = False
@@ -33,26 +43,27 @@ def published_layout(config):
     return shapes | {name: array.shape for name, array in constants(config).items()}
 
 
-def constants(config):
+def constants(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
     """The fixed tensors of the published deployed layout."""
     model = config.model
     return torch_map.deployed_constants(
         model.resolution, lambda r: channels(r, model.ch_base, model.ch_max), FIR_TAPS)
 
 
-def lacks_of_pt(model, options):
+def lacks_of_pt(model: Model, options: Options) -> str | None:
     """`Format.lacks` of the published layout."""
     lacks = lacks_plain_convolutions(model) or lacks_starting_fill(model)
     if lacks or options.drop_noise_at_4x4:
         return lacks
     _, _, dropped = drop_noise_at_4x4(model.config, model.variables)
-    return dropped and (
-        'the published layout has no place for noise in the 4 x 4 blocks, which this '
-        f'model has (strength up to {dropped:.3g}): pass --drop_noise_at_4x4 to export '
-        'it without.')
+    if not dropped:
+        return None
+    return ('the published layout has no place for noise in the 4 x 4 blocks, which this '
+            f'model has (strength up to {dropped:.3g}): pass --drop_noise_at_4x4 to export '
+            'it without.')
 
 
-def without_noise_at_4x4(model, options):
+def without_noise_at_4x4(model: Model, options: Options) -> tuple[Model, dict[str, Any]]:
     """`Format.reference` of the published layout: what its file can hold."""
     config, variables, dropped = drop_noise_at_4x4(model.config, model.variables)
     if config is model.config:
@@ -67,7 +78,7 @@ def without_noise_at_4x4(model, options):
         resolution)}
 
 
-def write_pt(model, path, options):
+def write_pt(model: Model, path: pathlib.Path, options: Options) -> None:
     import torch
 
     table = torch_map.generator_table(
@@ -79,7 +90,7 @@ def write_pt(model, path, options):
     torch.save({name: state[name] for name in sorted(state)}, path)
 
 
-def write_comodgan_pt(model, path, options):
+def write_comodgan_pt(model: Model, path: pathlib.Path, options: Options) -> None:
     import torch
 
     from migan_jax.export import comodgan_torch
@@ -91,7 +102,8 @@ def write_comodgan_pt(model, path, options):
         name: torch.from_numpy(state[name]).to(dtype) for name in sorted(state)}, path)
 
 
-def as_views(arrays, dtype):
+def as_views(arrays: Mapping[str, np.ndarray],
+             dtype: 'torch.dtype') -> dict[str, 'torch.Tensor']:
     """Constants as tensors, each a corner of the largest of its kind.
 
     torch.save stores a tensor and its views once: the masks alone are 0.7 MB otherwise
@@ -110,7 +122,8 @@ def as_views(arrays, dtype):
             for name, array in arrays.items()}
 
 
-def run_pt(path, config):
+def run_pt(path: os.PathLike | str,
+           config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
     """What the published class computes of a file that it loads strictly."""
     from migan_jax.data import torch_files
     from migan_jax.export import torch_module
@@ -120,7 +133,8 @@ def run_pt(path, config):
     return run_torch(torch_module.Generator(state, config.model.resolution), config)
 
 
-def run_comodgan_pt(path, config):
+def run_comodgan_pt(path: os.PathLike | str,
+                    config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
     """What the published Co-Mod-GAN computes of a file that it loads strictly."""
     from migan_jax.data import torch_files
     from migan_jax.export import comodgan_torch
@@ -136,7 +150,8 @@ def run_comodgan_pt(path, config):
     return run_torch(comodgan_torch.Generator(state, model.resolution, layers), config)
 
 
-def check_layout(path, state, expected):
+def check_layout(path: os.PathLike | str, state: Mapping[str, np.ndarray],
+                 expected: Mapping[str, tuple[int, ...]]) -> None:
     """Raises ExportFailed unless {name: array} has just the expected {name: shape}."""
     actual = {name: array.shape for name, array in state.items()}
     if actual != expected:
@@ -146,7 +161,8 @@ def check_layout(path, state, expected):
             f'{sorted(expected.items() - actual.items())}.')
 
 
-def run_torch(module, config):
+def run_torch(module: Callable,
+              config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
     """A torch module or TorchScript function for NHWC arrays."""
     import torch
 
@@ -159,7 +175,7 @@ def run_torch(module, config):
     return generate
 
 
-def write_torchscript(model, path, options):
+def write_torchscript(model: Model, path: pathlib.Path, options: Options) -> None:
     from migan_jax.export import comodgan_torch
     from migan_jax.export import torch_module
 
@@ -176,18 +192,19 @@ def write_torchscript(model, path, options):
             str(path), _extra_files={'metadata.json': json.dumps(model.metadata)})
 
 
-def run_torchscript(path, config):
+def run_torchscript(path: os.PathLike | str,
+                    config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
     return run_torch(torch_script(path), config)
 
 
-def torch_script(path):
+def torch_script(path: os.PathLike | str) -> 'torch.jit.ScriptModule':
     import torch
 
     with quiet.torchscript_is_deprecated():
         return torch.jit.load(str(path))
 
 
-def count_torchscript(path):
+def count_torchscript(path: os.PathLike | str) -> collections.Counter[str]:
     kinds = (node.kind() for node in torch_script(path).inlined_graph.nodes())
     return collections.Counter(kind for kind in kinds if kind.startswith('aten::'))
 

@@ -10,6 +10,10 @@ All numbers are buffers, so that `.to(device)` moves them.  Weights take the dty
 the input when used: half the file size with float16 weights, float32 in between.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
 import numpy as np
 import torch
 from torch import nn
@@ -27,12 +31,12 @@ from migan_jax.weights import torch_map
 from migan_jax.weights.folded import BLOCK_TENSORS
 
 
-def activation(x):
+def activation(x: torch.Tensor) -> torch.Tensor:
     """Leaky ReLU clamped to +-256, in place; its sqrt(2) is in the weights."""
     return functional.leaky_relu(x, 0.2, inplace=True).clamp_(-CLAMP, CLAMP)
 
 
-def up2(x):
+def up2(x: torch.Tensor) -> torch.Tensor:
     """FIR upsampling by 2 with zeros outside: [N, C, H, W] -> [N, C, 2H, 2W].
 
     Between two pixels that is bilinear interpolation at half-pixel centres.  At the
@@ -50,14 +54,14 @@ def up2(x):
 class Pointwise(nn.Module):
     """1x1 convolution with bias, [N, ci, H, W] -> [N, co, H, W]."""
 
-    def __init__(self, state, prefix, activate):
+    def __init__(self, state: Mapping[str, np.ndarray], prefix: str, activate: bool) -> None:
         super().__init__()
         self.activate = activate
         gain = SQRT2 if activate else 1.0
         self.register_buffer('kernel', tensor_of(state[f'{prefix}.weight'], gain))
         self.register_buffer('bias', tensor_of(state[f'{prefix}.bias'], gain))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = functional.conv2d(x, self.kernel.type_as(x), self.bias.type_as(x))
         return activation(x) if self.activate else x
 
@@ -65,7 +69,8 @@ class Pointwise(nn.Module):
 class Block(nn.Module):
     """Depthwise 3x3, activation, [down], 1x1, [up], [noise], activation."""
 
-    def __init__(self, state, prefix, up=False, down=False):
+    def __init__(self, state: Mapping[str, np.ndarray], prefix: str, up: bool = False,
+                 down: bool = False) -> None:
         super().__init__()
         self.up, self.down = up, down
         for name, ending in BLOCK_TENSORS.items():
@@ -78,7 +83,7 @@ class Block(nn.Module):
             self.register_buffer(
                 'fir', tensor_of(np.outer(FIR_TAPS, FIR_TAPS), 1.0)[None, None])
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         channels = self.depthwise.shape[0]
         x = functional.conv2d(x, self.depthwise.type_as(x), self.bias.type_as(x),
                               padding=1, groups=channels)
@@ -94,7 +99,7 @@ class Block(nn.Module):
         return activation(x)
 
 
-def starting_fill(x, resolution, passes):
+def starting_fill(x: torch.Tensor, resolution: int, passes: int) -> torch.Tensor:
     """`model.fill.starting_fill`, channels first: [N, 4, R, R] -> [N, 3, R, R]."""
     known, colour = x[:, :1] + 0.5, x[:, 1:]
     levels = []
@@ -126,7 +131,7 @@ def _relax(x, known, colour, passes: int):
 class Generator(nn.Module):
     """The deployed generator, f32[N, 4, R, R] -> f32[N, 3, R, R].
 
-    Input and output as those of `migan_jax.generator.Generator`, channels first:
+    Input and output as those of `migan_jax.model.generator.Generator`, channels first:
     [mask - 0.5, image * mask], mask 1 = known and 0 = hole, image in [-1, 1].
 
     Attributes:
@@ -135,7 +140,8 @@ class Generator(nn.Module):
       fill_passes: of that fill.
     """
 
-    def __init__(self, state, resolution, fill=False, fill_passes=0):
+    def __init__(self, state: Mapping[str, np.ndarray], resolution: int, fill: bool = False,
+                 fill_passes: int = 0) -> None:
         """`state`: {published name: array}, as of `torch_map.to_torch`."""
         super().__init__()
         self.resolution = resolution
@@ -158,36 +164,36 @@ class Generator(nn.Module):
                 place = place.get_submodule(part)
             place.add_module(last, module)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.fill:
             return self.paint(x)
         start = starting_fill(x, self.resolution, self.fill_passes)
         return self.paint(torch.cat([x[:, :1], start], 1)) + start
 
-    def paint(self, x):
+    def paint(self, x: torch.Tensor) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         return topology.walk(self, x, self.resolution).contiguous()
 
     # The operators of `topology.walk`.
 
-    def block(self, x, layer):
+    def block(self, x: torch.Tensor, layer: topology.Layer) -> torch.Tensor:
         return self.get_submodule(torch_map.torch_name(layer))(x)
 
     fromrgb = torgb = block
 
-    def add(self, x, y):
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return x.add_(y)
 
-    def up2(self, image, resolution):
+    def up2(self, image: torch.Tensor, resolution: int) -> torch.Tensor:
         return up2(image)
 
 
-def tensor_of(array, gain):
+def tensor_of(array: np.typing.ArrayLike, gain: float) -> torch.Tensor:
     """float32 tensor of array * gain, rounded once."""
     return torch.from_numpy((np.asarray(array, np.float64) * gain).astype(np.float32))
 
 
-def build_module(config, variables):
+def build_module(config: ml_collections.ConfigDict, variables: Mapping[str, Any]) -> Generator:
     """`Generator` of a deployed checkpoint.
 
     Args:
@@ -211,7 +217,7 @@ def build_module(config, variables):
                      model.get('fill', False), model.get('fill_passes', 0)).eval()
 
 
-def trace(module):
+def trace(module: Generator) -> torch.jit.ScriptModule:
     """TorchScript of a `Generator`: any batch size, R x R, moves with `.to`."""
     x = torch.zeros(1, 4, module.resolution, module.resolution)
     with torch.inference_mode():
