@@ -10,10 +10,12 @@ Cost:     30 million images.  937,500 iterations of batch 32.
 Expected: the best of the three ablations; not yet reproduced with this code.
 """
 
+import ml_collections
+
 from migan_jax.configs import places256
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = places256.get_config()
     config.train.kimg = 30_000.0
     return config

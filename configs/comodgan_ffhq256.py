@@ -9,11 +9,13 @@ Expected: the teacher of the published FFHQ student (the supplement's Table 3); 
           reproduced with this code.
 """
 
+import ml_collections
+
 from migan_jax.configs import comodgan_places256
 from migan_jax.configs import ffhq256
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = comodgan_places256.as_teacher(ffhq256.get_config())
     config.train.kimg = 25_000.0
     return config

@@ -9,15 +9,17 @@ Expected: FID 9.32, LPIPS .397 on Places2 validation, as published for Co-Mod-GA
           reproduced with this code.
 """
 
+import ml_collections
+
 from migan_jax.configs import places256
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     """The full ConfigDict."""
     return as_teacher(places256.get_config())
 
 
-def as_teacher(config):
+def as_teacher(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Turns the config of a student into that of its teacher."""
     config.model.kind = 'comodgan'
     config.loss.distillation_weight = 0.0

@@ -9,11 +9,13 @@ Expected: FID 8.05, LPIPS .343 on Places2 validation, as published for Co-Mod-GA
           reproduced with this code.
 """
 
+import ml_collections
+
 from migan_jax.configs import comodgan_places256
 from migan_jax.configs import places512
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = comodgan_places256.as_teacher(places512.get_config())
     config.train.kimg = 50_000.0
     return config

@@ -9,10 +9,12 @@ Expected: hole PSNR 19.9 dB on held-out regions, where the mean known colour has
 Own data: --config.data.source=folder --config.data.path=PHOTOS
 """
 
+import ml_collections
+
 from migan_jax.configs import quickstart_adversarial
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = quickstart_adversarial.get_config()
     config.model.kind = 'comodgan'
     config.model.comodgan.z_dim = config.model.comodgan.w_dim = 64

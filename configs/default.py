@@ -6,7 +6,7 @@ Command:  not meant to be run; the files beside it override it.
 import ml_collections
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     """The full ConfigDict."""
     config = ml_collections.ConfigDict()
     config.seed = 0

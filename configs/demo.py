@@ -6,10 +6,12 @@ Cost:     tens of CPU hours, or an hour on a GPU; it resumes.
 Expected: see models/demo/README.md.
 """
 
+import ml_collections
+
 from migan_jax.configs import default
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = default.get_config()
     config.model.resolution = 128
     config.model.ch_base = 1024

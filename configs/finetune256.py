@@ -13,9 +13,10 @@ Expected: runs/tuned/report.html begins with the figures before fine-tuning.  Of
 """
 
 from configs import default
+import ml_collections
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = default.get_config()
     config.model.noise_at_4x4 = False    # as published
 

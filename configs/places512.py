@@ -11,10 +11,12 @@ Expected: FID 10.00, LPIPS .345; PSNR 16.12, SSIM .597 (the supplement's Table 3
           published for these settings; not yet reproduced with this code.
 """
 
+import ml_collections
+
 from migan_jax.configs import default
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = default.get_config()
     config.model.resolution = 512
     config.model.dtype = config.teacher.dtype = 'bfloat16'

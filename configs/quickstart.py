@@ -8,10 +8,12 @@ Expected: hole PSNR 23.0 dB on held-out regions, the mean of three seeds, where
 Own data: --config.data.source=folder --config.data.path=PHOTOS
 """
 
+import ml_collections
+
 from migan_jax.configs import default
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = default.get_config()
     config.model.resolution = 64
     config.model.ch_base = 1024

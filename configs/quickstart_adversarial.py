@@ -8,10 +8,12 @@ Expected: hole PSNR 20.3 dB on held-out regions with holes of 5 to 40 %, where t
           short for a discriminator.  What a teacher adds is measured on this one.
 """
 
+import ml_collections
+
 from migan_jax.configs import quickstart
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = quickstart.get_config()
     config.model.fill = False
     config.mask.hole_range = (0.05, 0.4)

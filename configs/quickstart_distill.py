@@ -9,10 +9,12 @@ Expected: after 6,000 images (--config.train.kimg=6), means of three seeds: hole
           19.04 dB, SSIM 0.856; without the teacher 18.88 dB, 0.845.
 """
 
+import ml_collections
+
 from migan_jax.configs import quickstart_adversarial
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = quickstart_adversarial.get_config()
     config.teacher.checkpoint = 'runs/comodgan_quickstart'
     config.loss.distillation_weight = 100.0

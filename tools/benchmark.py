@@ -15,6 +15,7 @@ benchmark_data.py, benchmark_photo.py.  The last line is JSON.  `all` runs each 
 last in a process of its own and writes one file, an hour's work for two cores.
 """
 
+from collections.abc import Sequence
 import importlib.metadata
 import json
 import os
@@ -24,9 +25,11 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 from absl import flags
 import jax
+import ml_collections
 from ml_collections import config_flags
 import numpy as np
 
@@ -39,12 +42,12 @@ from migan_jax.training import state as state_lib
 from migan_jax.training import steps as steps_lib
 
 
-def count(tree):
+def count(tree: Any) -> int:
     """Elements of a tree of arrays."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def time_steps(config, repeats):
+def time_steps(config: ml_collections.ConfigDict, repeats: int) -> dict[str, Any]:
     """Compile and run times of the steps of a config.
 
     Args:
@@ -99,7 +102,7 @@ _ALL = {
 }
 
 
-def machine():
+def machine() -> dict[str, Any]:
     """{name: what the figures belong to}."""
     packages = ('jax', 'jaxlib', 'flax', 'optax', 'tensorflow', 'onnxruntime', 'torch')
     return {'cores': os.cpu_count(), 'machine': platform.machine(),
@@ -107,7 +110,7 @@ def machine():
             **{name: importlib.metadata.version(name) for name in packages}}
 
 
-def run_all(out):
+def run_all(out: os.PathLike | str) -> bool:
     """Runs every benchmark in a process of its own; one JSON file.
 
     Args:
@@ -131,7 +134,7 @@ def run_all(out):
     return not any('exit_code' in result for result in results.values())
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> int | None:
     args = flags.FLAGS
     what = args.what or ('models' if flags.FLAGS['models'].present else 'train')
     # Imported where needed: training steps are timed without onnxruntime, too.

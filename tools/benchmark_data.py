@@ -8,6 +8,7 @@ decode, shuffle, flip, batch) and a tf.data pipeline that reads and decodes. Ima
 second and core, and the ratio of the medians. The last line is JSON.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import io
 import itertools
@@ -17,6 +18,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+from typing import Any
 import zipfile
 
 from absl import flags
@@ -30,7 +32,7 @@ from migan_jax.data import sources
 KINDS = ('folder', 'zip', 'tfds')
 
 
-def jpeg_files(count, side):
+def jpeg_files(count: int, side: int) -> Iterator[bytes]:
     """Bytes of `count` JPEG files, side x side, quality 90."""
     source = sources.open_source('embedded')
     draw = np.random.default_rng(0)
@@ -41,7 +43,8 @@ def jpeg_files(count, side):
         yield out.getvalue()
 
 
-def prepare(folder, count, side):
+def prepare(folder: pathlib.Path, count: int,
+            side: int) -> tuple[dict[str, dict[str, str]], list[str]]:
     """The same files as a folder, a zip and a TFDS data set.
 
     Returns:
@@ -85,14 +88,15 @@ def prepare(folder, count, side):
     }, paths
 
 
-def ours(arguments, resolution, batch_size, workers):
+def ours(arguments: Mapping[str, str], resolution: int, batch_size: int,
+         workers: int) -> Iterator[dict[str, np.ndarray]]:
     """An endless iterator of training batches."""
     source = sources.open_source(**arguments)
     return batches_lib.train_batches(source, resolution=resolution, batch_size=batch_size,
                               seed=0, workers=workers, prefetch=2 * workers)
 
 
-def bare(paths, batch_size, workers):
+def bare(paths: Sequence[str], batch_size: int, workers: int) -> Iterator[np.ndarray]:
     """An endless iterator of batches that TensorFlow has decoded."""
     import tensorflow as tf
 
@@ -105,7 +109,7 @@ def bare(paths, batch_size, workers):
         options).as_numpy_iterator()
 
 
-def rate(batches, count, batch_size):
+def rate(batches: Iterator, count: int, batch_size: int) -> float:
     """Images per second of the next `count` batches."""
     began = time.perf_counter()
     for _ in itertools.islice(batches, count):
@@ -113,7 +117,8 @@ def rate(batches, count, batch_size):
     return count * batch_size / (time.perf_counter() - began)
 
 
-def measure(resolution, count=2048, timed=512, batch_size=16, repeats=5, workers=None):
+def measure(resolution: int, count: int = 2048, timed: int = 512, batch_size: int = 16,
+            repeats: int = 5, workers: int | None = None) -> Iterator[dict[str, Any]]:
     """Rates at one resolution.
 
     Args:
@@ -148,7 +153,7 @@ def measure(resolution, count=2048, timed=512, batch_size=16, repeats=5, workers
                    'ratio': medians['ours'] / medians['bare']}
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> int:
     del argv
     args = flags.FLAGS
     results = []

@@ -21,6 +21,7 @@ so that whatever else the machine does hits all alike:
 Prints medians and ratios of medians, and file sizes; the last line is JSON.
 """
 
+from collections.abc import Callable, Hashable, Mapping, Sequence
 import functools
 import importlib.util
 import io
@@ -29,9 +30,11 @@ import pathlib
 import statistics
 import tempfile
 import time
+from typing import Any
 
 from absl import flags
 import jax
+import ml_collections
 import numpy as np
 import onnx
 import onnxruntime
@@ -55,7 +58,7 @@ from migan_jax.model.ops import SQRT2
 PICTURES = {'1080p': (1080, 1920), '12MP': (3000, 4000)}
 
 
-def random_variables(config, seed=0):
+def random_variables(config: ml_collections.ConfigDict, seed: int = 0) -> dict[str, Any]:
     """Deployed variables of a model with random weights, all strengths non-zero."""
     rng = np.random.default_rng(seed)
 
@@ -210,7 +213,8 @@ class _PlainModule(torch.nn.Module):
         return x + y
 
 
-def session(model, threads, profile=None):
+def session(model: onnx.ModelProto, threads: int,
+            profile: str | None = None) -> tuple[onnxruntime.InferenceSession, float]:
     """An onnxruntime session and the size of the file in MB.
 
     `profile`: prefix of a file for the time of every operator, or None.
@@ -225,7 +229,7 @@ def session(model, threads, profile=None):
         data, options, providers=['CPUExecutionProvider']), len(data) / 1e6
 
 
-def picture_feed(height, width):
+def picture_feed(height: int, width: int) -> dict[str, np.ndarray]:
     """A picture with a hole of a fifth of each side in the middle; 255 = known."""
     rng = np.random.default_rng(0)
     mask = np.full((1, 1, height, width), 255, np.uint8)
@@ -234,7 +238,9 @@ def picture_feed(height, width):
             'mask': mask}
 
 
-def time_in_turns(jobs, repeats, clock=time.perf_counter):
+def time_in_turns(
+        jobs: Mapping[Hashable, Callable[[], Any]], repeats: int,
+        clock: Callable[[], float] = time.perf_counter) -> dict[Hashable, list[float]]:
     """Times functions in turns, every time after a call that is not measured.
 
     As in an app that paints one picture after another; else a call would also pay for
@@ -258,7 +264,8 @@ def time_in_turns(jobs, repeats, clock=time.perf_counter):
     return seconds
 
 
-def torchscript_job(config, variables, x, threads):
+def torchscript_job(config: ml_collections.ConfigDict, variables: Mapping[str, Any],
+                    x: np.ndarray, threads: int) -> Callable[[], None]:
     """Function that runs the traced module on f32[1, 4, R, R]."""
     torch.set_num_threads(threads)
     with quiet.torchscript_is_deprecated():
@@ -271,7 +278,8 @@ def torchscript_job(config, variables, x, threads):
     return run
 
 
-def jax_job(config, variables, x):
+def jax_job(config: ml_collections.ConfigDict, variables: Mapping[str, Any],
+            x: np.ndarray) -> Callable[[], jax.Array]:
     """Function that runs the deployed generator on f32[1, 4, R, R]."""
     generator = build.build_generator(config, fused=True)
     paint = jax.jit(functools.partial(build.deployed_forward, generator))
@@ -279,7 +287,9 @@ def jax_job(config, variables, x):
     return lambda: jax.block_until_ready(paint(variables, x))
 
 
-def other_runtimes(config, variables, largest, x, plain, core, threads):
+def other_runtimes(config: ml_collections.ConfigDict, variables: Mapping[str, Any],
+                   largest: Mapping[str, float], x: np.ndarray, plain: onnx.ModelProto,
+                   core: onnx.ModelProto, threads: int) -> dict[str, Callable[[], Any]]:
     """Jobs of the runtimes that are installed; the others are left out.
 
     Args:
@@ -356,14 +366,17 @@ def _openvino_job(model, x, threads):
     return lambda: request.infer({0: x})
 
 
-def largest_difference(runners, feed):
+def largest_difference(runners: Sequence[onnxruntime.InferenceSession],
+                       feed: Mapping[str, np.ndarray]) -> float:
     """How far the outputs of two sessions differ at most, over the largest value."""
     first, second = (runner.run(None, feed)[0] for runner in runners)
     return float(np.abs(first - second).max() / np.abs(first).max())
 
 
-def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
-            pictures=None):
+def measure(resolution: int, threads: int, repeats: int,
+            clock: Callable[[], float] = time.perf_counter,
+            config: ml_collections.ConfigDict | None = None,
+            pictures: Mapping[str, tuple[int, int]] | None = None) -> dict[str, float]:
     """Times and sizes at one resolution.
 
     Args:
@@ -427,7 +440,7 @@ def measure(resolution, threads, repeats, clock=time.perf_counter, config=None,
     return result
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     clock = time.process_time if args.cpu_time else time.perf_counter

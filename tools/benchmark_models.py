@@ -18,17 +18,20 @@ is JSON.
 """
 
 import collections
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import json
 import os
 import statistics
 import tempfile
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 import jax
+import ml_collections
 import numpy as np
+import onnx
 
 import benchmark_exports
 from migan_jax.configs import default
@@ -56,7 +59,7 @@ class Layer(NamedTuple):
 # --- models -------------------------------------------------------------------
 
 
-def published_config(kind, resolution):
+def published_config(kind: str, resolution: int) -> ml_collections.ConfigDict:
     """ConfigDict of a model at its published width."""
     config = default.get_config()
     config.model.kind = kind
@@ -66,7 +69,7 @@ def published_config(kind, resolution):
     return config
 
 
-def inputs(config):
+def inputs(config: ml_collections.ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     """One image's inputs: f32[1, R, R, 4] ([mask - 0.5, image * mask]), f32[1, z_dim].
 
     Mask 1 = known; the hole is a square in the middle.
@@ -80,7 +83,8 @@ def inputs(config):
     return np.concatenate([mask - 0.5, image * mask], -1), z
 
 
-def compile_jax(config, variables):
+def compile_jax(config: ml_collections.ConfigDict,
+                variables: Mapping[str, Any]) -> jax.stages.Compiled:
     """The compiled JAX function of variables, x and, for Co-Mod-GAN, z."""
     generator = build.build_generator(config, fused=True)
     paint = functools.partial(build.deployed_forward, generator)
@@ -89,7 +93,7 @@ def compile_jax(config, variables):
         variables, x, *([z] if build.is_comodgan(config) else [])).compile()
 
 
-def counted_by_xla(compiled):
+def counted_by_xla(compiled: jax.stages.Compiled) -> float:
     """Multiply-adds that XLA counts in a compiled function: half its flops."""
     return compiled.cost_analysis()['flops'] / 2
 
@@ -97,7 +101,7 @@ def counted_by_xla(compiled):
 # --- by hand ------------------------------------------------------------------
 
 
-def migan_layers(config):
+def migan_layers(config: ml_collections.ConfigDict) -> list[Layer]:
     """The convolutions of the deployed MI-GAN (Table S.4).
 
     Args:
@@ -120,7 +124,7 @@ def migan_layers(config):
     return counts
 
 
-def comodgan_layers(config, up_taps=9):
+def comodgan_layers(config: ml_collections.ConfigDict, up_taps: int = 9) -> list[Layer]:
     """The convolutions and dense layers of Co-Mod-GAN.
 
     Args:
@@ -162,7 +166,7 @@ def comodgan_layers(config, up_taps=9):
     return layers
 
 
-def counted_by_hand(config, **options):
+def counted_by_hand(config: ml_collections.ConfigDict, **options: int) -> int:
     """Multiply-adds of all convolutions and dense layers for one image."""
     count = comodgan_layers if build.is_comodgan(config) else migan_layers
     return sum(layer.multiply_adds for layer in count(config, **options))
@@ -171,21 +175,22 @@ def counted_by_hand(config, **options):
 # --- time ---------------------------------------------------------------------
 
 
-def onnx_feed(config):
+def onnx_feed(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
     """{input name: array} of the export."""
     x, z = inputs(config)
     feed = {'input': np.ascontiguousarray(x.transpose(0, 3, 1, 2))}
     return feed | ({'z': z} if build.is_comodgan(config) else {})
 
 
-def statistics_of(seconds):
+def statistics_of(seconds: Sequence[float]) -> dict[str, float]:
     """Mean, standard deviation (0 of one value) and median."""
     return {'mean_s': statistics.fmean(seconds),
             'std_s': statistics.stdev(seconds) if len(seconds) > 1 else 0.0,
             'median_s': statistics.median(seconds)}
 
 
-def operator_shares(model, feed, threads, runs=3):
+def operator_shares(model: onnx.ModelProto, feed: Mapping[str, np.ndarray], threads: int,
+                    runs: int = 3) -> dict[str, float]:
     """Which operators an export's time goes to.
 
     Args:
@@ -218,7 +223,8 @@ def operator_shares(model, feed, threads, runs=3):
 # --- the table ----------------------------------------------------------------
 
 
-def measure(configs, threads, repeats, clock=time.perf_counter):
+def measure(configs: Mapping[str, ml_collections.ConfigDict], threads: int, repeats: int,
+            clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
     """Sizes and times of models at one resolution.
 
     Args:
@@ -264,13 +270,15 @@ def measure(configs, threads, repeats, clock=time.perf_counter):
     return result
 
 
-def onnx_graph(config, variables):
+def onnx_graph(config: ml_collections.ConfigDict,
+               variables: Mapping[str, Any]) -> onnx.ModelProto:
     """The ONNX export of a model, as tools/to_torch.py writes it."""
     return comodgan_onnx.builder_of(config)(
         config, variables, largest=clamps.measure(config, variables))
 
 
-def jax_job(config, compiled, variables):
+def jax_job(config: ml_collections.ConfigDict, compiled: jax.stages.Compiled,
+            variables: Mapping[str, Any]) -> Callable[[], jax.Array]:
     """A call of the compiled function, waited for."""
     x, z = inputs(config)
     arguments = jax.device_put(
@@ -278,7 +286,7 @@ def jax_job(config, compiled, variables):
     return lambda: jax.block_until_ready(compiled(*arguments))
 
 
-def table(result):
+def table(result: Mapping[str, Any]) -> list[str]:
     """A result of `measure` as lines of Markdown."""
     r = result['resolution']
     times = 'CPU time' if result['cpu_time'] else 'latency'
@@ -313,7 +321,8 @@ def table(result):
     return lines
 
 
-def chosen(models, resolution_names):
+def chosen(models: Sequence[str],
+           resolution_names: Sequence[str]) -> tuple[list[str], list[int]]:
     """The flags' values, checked.
 
     Returns:
@@ -330,7 +339,7 @@ def chosen(models, resolution_names):
     return list(dict.fromkeys(models)), [int(name) for name in resolution_names]
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     results = []

@@ -16,7 +16,7 @@ A row is a kind of holes: means over the photographs, and paired differences wit
 95 % bootstrap intervals over photographs.  The last line is JSON.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 import json
 import os
@@ -137,7 +137,7 @@ class Judge:
       left_out: why there is no LPIPS, '' where there is.
     """
 
-    def __init__(self, networks: networks_lib.Loaded):
+    def __init__(self, networks: networks_lib.Loaded) -> None:
         params = networks.networks.lpips
         self.left_out = networks.missing.get('lpips', '')
         self._ssim = jax.jit(_hole_ssim)
@@ -300,7 +300,7 @@ def table(result: dict) -> list[str]:
     return lines
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     cli.quiet_logs()

@@ -12,14 +12,17 @@ Writes OUT.json, OUT.md (the table that it prints) and OUT.png: input, first, se
 original.
 """
 
+from collections.abc import Mapping, Sequence
 import json
 import os
+from typing import Any
 
 from absl import flags
 import numpy as np
 
 from migan_jax import cli
 from migan_jax.data import images as image_files
+from migan_jax.evaluation.figures import Figure
 from migan_jax.evaluation.figures import FIGURES
 from migan_jax.evaluation.metrics import bootstrap
 from migan_jax import storage
@@ -28,7 +31,7 @@ from migan_jax import storage
 _ALIKE = ('protocol', 'resolution', 'image_source', 'masks', 'seeds')
 
 
-def read(path):
+def read(path: str) -> dict[str, Any]:
     """The report of an evaluation, OUT or OUT.json.
 
     Raises:
@@ -50,7 +53,7 @@ def read(path):
     return report
 
 
-def check_alike(first, second):
+def check_alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
     """Raises ValueError unless both were measured on the same images and masks."""
     lines = [f'{name}: {first[name]} and {second[name]}' for name in _ALIKE
              if first[name] != second[name]]
@@ -66,7 +69,8 @@ def check_alike(first, second):
                          + '\n'.join(lines))
 
 
-def differences(first, second):
+def differences(first: Mapping[str, Any],
+                second: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     """{label of the range: {figure: {first, second, difference, low, high}}}."""
     found = {}
     labels = next(iter(first['images'].values()), {})
@@ -92,14 +96,15 @@ def differences(first, second):
     return found
 
 
-def verdict(figure, row):
+def verdict(figure: Figure, row: Mapping[str, float]) -> str:
     """'better', 'worse', or '' where the interval has 0 in it or there is none."""
     if 'low' not in row or row['low'] <= 0 <= row['high']:
         return ''
     return 'better' if (row['difference'] > 0) == (figure.better == 'higher') else 'worse'
 
 
-def markdown(found, names):
+def markdown(found: Mapping[str, Mapping[str, Mapping[str, float]]],
+             names: Sequence[str]) -> str:
     """A table for each range."""
     by_name = {figure.name: figure for figure in FIGURES}
     blocks = []
@@ -119,7 +124,7 @@ def markdown(found, names):
     return '\n\n'.join(blocks) + '\n'
 
 
-def sheet(first, second):
+def sheet(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Input, first composite, second composite, original, from two sample pictures."""
     side = first.shape[1] // 5
     rows = min(len(first), len(second))
@@ -128,7 +133,7 @@ def sheet(first, second):
                       column(first, 4)])
 
 
-def run(first, second, out):
+def run(first: str, second: str, out: str) -> dict[str, dict[str, dict[str, float]]]:
     """Compares, writes OUT.json, OUT.md and OUT.png.
 
     Args:
@@ -162,14 +167,14 @@ def run(first, second, out):
     return found
 
 
-def define_flags():
+def define_flags() -> None:
     flags.DEFINE_string('first', None, '--out of tools/evaluate.py.', required=True)
     flags.DEFINE_string('second', None, 'Another one, on the same images and masks.',
                         required=True)
     flags.DEFINE_string('out', None, 'Path of the results, without suffix.', required=True)
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     run(args.first, args.second, args.out)

@@ -18,6 +18,7 @@ copies the packages' photographs as they are, for `tools/benchmark.py --what=pho
 prints the photographs with their authors and licences, as a table for the model's card.
 """
 
+from collections.abc import Sequence
 import os
 import pathlib
 import shutil
@@ -174,14 +175,14 @@ def unpack(packages: str | os.PathLike, out: str | os.PathLike, full_size: bool 
     return len(PHOTOS) + EMBEDDED
 
 
-def define_flags():
+def define_flags() -> None:
     flags.DEFINE_string('packages', '', 'Folder of the unpacked packages.')
     flags.DEFINE_string('out', '', 'Folder of the photographs, to be made.')
     flags.DEFINE_bool('full_size', False, 'Copy them instead of shrinking them.')
     flags.DEFINE_bool('list', False, 'Print the photographs, authors and licences.')
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     if args.list:

@@ -17,6 +17,7 @@ metric is left out and said; --fetch downloads it.
 Writes OUT.json (everything), OUT.md (its tables), OUT.png (samples) and OUT.parts.
 """
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import functools
 import json
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 import jax
+import ml_collections
 import numpy as np
 
 import make_masks
@@ -96,12 +98,12 @@ class Method(NamedTuple):
     config: Any = None
 
 
-def say(text):
+def say(text: str) -> None:
     """Progress, on stderr: stdout is the result."""
     print(text, file=sys.stderr, flush=True)
 
 
-def parse_ranges(text):
+def parse_ranges(text: str) -> tuple[tuple[float, ...], ...]:
     """'0,.2;.2,.4' -> ((0.0, 0.2), (0.2, 0.4)).
 
     Raises:
@@ -119,7 +121,7 @@ def parse_ranges(text):
     return ranges
 
 
-def parse_brush_width(text):
+def parse_brush_width(text: str) -> tuple[int, ...]:
     """'12,48' -> (12, 48); '' -> ().
 
     Raises:
@@ -132,7 +134,7 @@ def parse_brush_width(text):
     return tuple(int(part) for part in parts)
 
 
-def parse_metrics(text):
+def parse_metrics(text: str) -> tuple[str, ...]:
     """'psnr,fid' -> ('psnr', 'fid').
 
     Raises:
@@ -143,7 +145,7 @@ def parse_metrics(text):
     return metrics
 
 
-def open_method(checkpoint, options, seed):
+def open_method(checkpoint: str, options: Options, seed: int | None) -> Method:
     """The one method that the options name.
 
     Raises:
@@ -191,12 +193,13 @@ def open_method(checkpoint, options, seed):
     return Method(name, what, resolution, lambda label, stems: painter)
 
 
-def label_of(bounds):
+def label_of(bounds: tuple[float, float]) -> str:
     """(0.0, 0.2) -> '0-0.2'."""
     return f'{bounds[0]:g}-{bounds[1]:g}'
 
 
-def open_checkpoint(path, what, name, options, seed):
+def open_checkpoint(path: str, what: dict[str, Any], name: str, options: Options,
+                    seed: int | None) -> Method:
     """`Method` of a checkpoint directory; its generator runs on all local devices."""
     of_generator, generator, variables, step = checkpoint_lib.load_deployed_step(
         path, options.step)
@@ -215,14 +218,14 @@ def open_checkpoint(path, what, name, options, seed):
     return Method(name, what, own, lambda label, stems: painter, config)
 
 
-def seed_of(config, seed):
+def seed_of(config: ml_collections.ConfigDict | None, seed: int | None) -> int:
     """The seed of the masks: the flag's, else the config's, else 0."""
     if seed is not None:
         return seed
     return 0 if config is None else config.eval.seed
 
 
-def ranges_of(options, config):
+def ranges_of(options: Options, config: ml_collections.ConfigDict | None) -> list[report.Range]:
     """The hole ranges to evaluate.
 
     Raises:
@@ -247,7 +250,8 @@ def ranges_of(options, config):
     return [report.Range(pair, label_of(pair)) for pair in bounds]
 
 
-def masks_for(options, hole_range, several, stems, method, seed):
+def masks_for(options: Options, hole_range: report.Range, several: bool, stems: Sequence[str],
+              method: Method, seed: int) -> Callable[[Sequence[str]], np.ndarray]:
     """Function stems -> u8[B, R, R, 1], read or generated, stored if wanted."""
     place = hole_range.label if several else ''
     if options.masks:
@@ -277,7 +281,7 @@ def masks_for(options, hole_range, several, stems, method, seed):
     return make_and_store
 
 
-def warn_of_polarity(masks, inverted):
+def warn_of_polarity(masks: np.ndarray, inverted: bool) -> None:
     """Warns if masks, u8[B, R, R, 1], 1 = known, look as if inverted."""
     share = 1 - masks.mean()
     if share > mask_files.SUSPICIOUS_HOLE:
@@ -287,7 +291,9 @@ def warn_of_polarity(masks, inverted):
             f'{meaning}: if it is the other way round, {remedy}')
 
 
-def save_predictions(folder, stream, masks_of, painter):
+def save_predictions(folder: str, stream: Iterable[Mapping[str, Any]],
+                     masks_of: Callable[[Sequence[str]], np.ndarray],
+                     painter: methods.Painter) -> None:
     """Writes composites, R x R, as PNG files that --predictions reads."""
     for batch in stream:
         stems = [methods.stem(name) for name in batch['name']]
@@ -302,7 +308,8 @@ def save_predictions(folder, stream, masks_of, painter):
                 image_files.write_png(picture, path)
 
 
-def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
+def run(checkpoint: str, images: str, out: str, seed: int | None = None,
+        limit: int | None = None, options: Options = Options()) -> dict[str, float]:
     """Evaluates and writes OUT.json, OUT.md, OUT.png and OUT.parts.
 
     Args:
@@ -393,7 +400,7 @@ def run(checkpoint, images, out, seed=None, limit=None, options=Options()):
     return summary
 
 
-def check_out(out, images, stems, options):
+def check_out(out: str, images: str, stems: Sequence[str], options: Options) -> None:
     """Refuses results among the inputs, or where nothing can be written.
 
     Args:
@@ -401,7 +408,7 @@ def check_out(out, images, stems, options):
       stems: of images whose masks would be saved.
 
     Raises:
-      ValueError: see `outputs`.
+      ValueError: see `cli.check_apart`, `cli.check_files` and `cli.check_folder`.
     """
     inputs_of = {'images': images, 'masks': options.masks,
                  'predictions': options.predictions}
@@ -416,7 +423,9 @@ def check_out(out, images, stems, options):
             cli.check_folder(folder)
 
 
-def report_of(method, options, judge, seed, images, source, ranges, outcomes):
+def report_of(method: Method, options: Options, judge: report.Judge, seed: int, images: str,
+              source: Any, ranges: Sequence[report.Range],
+              outcomes: Sequence[report.Outcome]) -> dict[str, Any]:
     """What OUT.json says besides the summary."""
     return {
         'method': method.what,
@@ -436,7 +445,8 @@ def report_of(method, options, judge, seed, images, source, ranges, outcomes):
     }
 
 
-def markdown(method, options, judge, written, ranges, outcomes):
+def markdown(method: Method, options: Options, judge: report.Judge, written: Mapping[str, Any],
+             ranges: Sequence[report.Range], outcomes: Sequence[report.Outcome]) -> str:
     """The tables and what they were measured with."""
     blocks = [report.figures_table(judge.names, ranges, outcomes)]
     if options.table:
@@ -453,7 +463,7 @@ def markdown(method, options, judge, written, ranges, outcomes):
     return '\n\n'.join(blocks + ['\n'.join(f'- {note}' for note in notes)]) + '\n'
 
 
-def gains(summary):
+def gains(summary: Mapping[str, float]) -> str:
     """How far the holes are from those that are filled without a network, in words."""
     titles = {figure.name: figure.title.partition(': ')[2] for figure in FIGURES}
     return 'Hole PSNR of the model against ' + ', '.join(
@@ -461,7 +471,7 @@ def gains(summary):
         for name in BASELINES if name in summary) + '.'
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     cli.quiet_logs()
@@ -484,7 +494,7 @@ def main(argv):
     print(f'Samples: {args.out}.png   every image: {args.out}.json')
 
 
-def define_flags():
+def define_flags() -> None:
     flags.DEFINE_string('checkpoint', '', 'Workdir of a training or from_torch output.')
     flags.DEFINE_string('predictions', '', 'Folder of painted pictures, R x R.')
     flags.DEFINE_string('onnx', '', 'ONNX model, core or pipeline.')

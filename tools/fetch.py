@@ -15,6 +15,8 @@ and Co-Mod-GAN are converted once. A file without a published hash is put aside 
 Errors go to stderr, one line each, and the exit code is 1.
 """
 
+from collections.abc import Sequence
+
 from absl import flags
 
 from migan_jax import cli
@@ -25,7 +27,7 @@ from migan_jax.weights import table
 METRICS = 'metrics'
 
 
-def listing(folder):
+def listing(folder: str) -> list[str]:
     """Lines on everything that has a name."""
     lines = []
     for model in table.MODELS.values():
@@ -40,7 +42,7 @@ def listing(folder):
     return lines
 
 
-def fetch(name, folder):
+def fetch(name: str, folder: str) -> list[str]:
     """Fetches what a name stands for, and converts a generator: lines on it.
 
     Raises:
@@ -55,7 +57,7 @@ def fetch(name, folder):
             f'{bundle.card.licence}']
 
 
-def file_called(name):
+def file_called(name: str) -> table.File:
     """The table's file of a name; ValueError if there is none."""
     files = [file for model in table.MODELS.values() for file in model.files]
     for file in (*files, *table.NETWORKS):
@@ -64,13 +66,13 @@ def file_called(name):
     raise ValueError(f'{name} is no file of the table; --list shows them.')
 
 
-def define_flags():
+def define_flags() -> None:
     flags.DEFINE_bool('list', False, 'Show names, sizes, hashes, licences, addresses.')
     flags.DEFINE_string('folder', '', 'Cache folder.')
     flags.DEFINE_string('confirm', '', 'sha256 of a file whose hash is not published.')
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     args, names = flags.FLAGS, argv[1:]
     cli.quiet_logs()
     if args.list:

@@ -16,13 +16,16 @@ tools/evaluate.py and tools/to_torch.py take it as --checkpoint, training as
 Errors go to stderr, one line each, and the exit code is 1; nothing half-written stays.
 """
 
+from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
 import runpy
 import shutil
+from typing import Any
 
 from absl import flags
+import ml_collections
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import cli
@@ -35,7 +38,9 @@ with cli.needs('export'):
 DEFAULT_CONFIG = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'default.py'
 
 
-def convert(path, kind, resolution=None):
+def convert(
+        path: os.PathLike | str, kind: str,
+        resolution: int | None = None) -> tuple[ml_collections.ConfigDict, dict[str, Any], str]:
     """`importing.convert` with the repository's default config.
 
     Args:
@@ -57,7 +62,7 @@ def convert(path, kind, resolution=None):
     return config, variables, description
 
 
-def check_out(out, overwrite):
+def check_out(out: pathlib.Path, overwrite: bool) -> None:
     """Raises ImportFailed unless `out` can be written, or replaced."""
     parent = next(p for p in out.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -84,7 +89,8 @@ def check_out(out, overwrite):
                            'name a new directory.')
 
 
-def write(out, config, variables):
+def write(out: pathlib.Path, config: ml_collections.ConfigDict,
+          variables: Mapping[str, Any]) -> None:
     """Writes a checkpoint directory: complete, or `out` is what it was before."""
     temporary = out.with_name(f'.{out.name}.{os.getpid()}.tmp')
     previous = out.with_name(f'.{out.name}.{os.getpid()}.old')
@@ -99,7 +105,9 @@ def write(out, config, variables):
         shutil.rmtree(previous, ignore_errors=True)
 
 
-def run(path, kind, out, resolution=None, overwrite=False):
+def run(path: os.PathLike | str, kind: str, out: os.PathLike | str,
+        resolution: int | None = None,
+        overwrite: bool = False) -> tuple[ml_collections.ConfigDict, str]:
     """Reads a file and writes a checkpoint directory.
 
     Args:
@@ -121,7 +129,7 @@ def run(path, kind, out, resolution=None, overwrite=False):
     return config, description
 
 
-def advice(config, out):
+def advice(config: ml_collections.ConfigDict, out: os.PathLike | str) -> list[str]:
     """What is missing in the result, and what to do with it: lines."""
     model = config.model
     size = model.resolution if model.resolution in (256, 512) else 256
@@ -160,7 +168,7 @@ def advice(config, out):
     return lines
 
 
-def define_flags():
+def define_flags() -> None:
     flags.DEFINE_enum(
         'kind', None, sorted(importing.KINDS), 'What the file holds.', required=True)
     flags.DEFINE_integer(
@@ -170,7 +178,7 @@ def define_flags():
     flags.DEFINE_bool('overwrite', False, 'Replace an earlier result of this tool.')
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     cli.quiet_logs()

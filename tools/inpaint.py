@@ -24,9 +24,11 @@ are replaced; --out among the images or masks needs --overwrite. Errors go to st
 one line each, and the exit code is 1; --keep_going does what can be done.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 import os
 import pathlib
 import sys
+from typing import Any, TYPE_CHECKING
 
 from absl import flags
 import numpy as np
@@ -40,6 +42,13 @@ from migan_jax.storage import listed
 from migan_jax.storage import shown
 # migan_jax.photo is imported where it is used: it brings JAX, which --help can do without.
 
+if TYPE_CHECKING:
+    from migan_jax.photo import files
+
+# Of an image, its mask and the result.
+Job = tuple[pathlib.Path, pathlib.Path, pathlib.Path]
+
+
 class InputError(ValueError):
     """Input that cannot be used: one line for each problem."""
 
@@ -48,8 +57,10 @@ class SomeFailed(ValueError):
     """Some pictures of a batch could not be done; the others are."""
 
 
-def run(generate, resolution, images, masks, out, overwrite=False, keep_going=False,
-        save_predictions='', save_masks='', **options):
+def run(generate: Callable, resolution: int, images: os.PathLike | str,
+        masks: os.PathLike | str, out: os.PathLike | str, overwrite: bool = False,
+        keep_going: bool = False, save_predictions: os.PathLike | str = '',
+        save_masks: os.PathLike | str = '', **options: Any) -> list[pathlib.Path]:
     """Checks all input, then inpaints every image into `out`.
 
     Args:
@@ -106,12 +117,16 @@ def run(generate, resolution, images, masks, out, overwrite=False, keep_going=Fa
     return written
 
 
-def squashed_path(folder, target, out):
+def squashed_path(folder: os.PathLike | str, target: pathlib.Path,
+                  out: os.PathLike | str) -> pathlib.Path:
     """Where the R x R picture goes that belongs to a result."""
     return (pathlib.Path(folder) / target.relative_to(out)).with_suffix('.png')
 
 
-def check(images, masks, out, options, overwrite=False, keep_going=False, squashed=()):
+def check(images: os.PathLike | str, masks: os.PathLike | str, out: os.PathLike | str,
+          options: 'files.Options', overwrite: bool = False, keep_going: bool = False,
+          squashed: Mapping[str, os.PathLike | str] | tuple[()] = ()
+          ) -> tuple[list[Job], list[str]]:
     """Finds what would go wrong, and warns of what looks wrong.
 
     Reads every file in full, because only that finds a truncated one.
@@ -183,7 +198,8 @@ def check(images, masks, out, options, overwrite=False, keep_going=False, squash
     return jobs, failed
 
 
-def warn_of_polarity(invert_mask, all_known, all_hole, share):
+def warn_of_polarity(invert_mask: bool, all_known: Sequence[pathlib.Path],
+                     all_hole: Sequence[pathlib.Path], share: float) -> None:
     """Warns where masks look as if the other polarity was meant."""
     remedy = 'drop --invert_mask' if invert_mask else 'pass --invert_mask'
     white, black = ('hole', 'known') if invert_mask else ('known', 'hole')
@@ -199,7 +215,8 @@ def warn_of_polarity(invert_mask, all_known, all_hole, share):
              f'round, {remedy}')
 
 
-def check_apart(images, masks, what, jobs, targets):
+def check_apart(images: pathlib.Path, masks: pathlib.Path, what: str,
+                jobs: Sequence[Job], targets: Sequence[pathlib.Path]) -> list[str]:
     """Lines of complaint about results that would lie among the inputs."""
     try:
         cli.check_apart(what, targets, {'images': images, 'masks': masks})
@@ -211,11 +228,11 @@ def check_apart(images, masks, what, jobs, targets):
             for target in targets if os.path.realpath(target) in inputs]
 
 
-def warn(message):
+def warn(message: str) -> None:
     print(f'warning: {message}', file=sys.stderr)
 
 
-def define_flags():
+def define_flags() -> None:
     flags.DEFINE_string(
         'checkpoint', None,
         'Training workdir, or a folder written by tools/from_torch.py.', required=True)
@@ -255,7 +272,7 @@ def define_flags():
     flags.DEFINE_bool('overwrite', False, 'Results may replace images and masks.')
 
 
-def check_mode(mode):
+def check_mode(mode: str | None) -> bool:
     from migan_jax.photo import files
 
     if mode in (None, *files.MODES):
@@ -263,7 +280,7 @@ def check_mode(mode):
     raise flags.ValidationError(f'expected one of {", ".join(files.MODES)}')
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     # Imported here: it brings in the models, which `run` takes as a function.
     from migan_jax import checkpoint as checkpoint_lib
     from migan_jax.weights import fetching

@@ -9,6 +9,7 @@ pixels always come from them.  OUT ends in .png or .pdf; among the images, masks
 results it needs --overwrite.
 """
 
+from collections.abc import Collection, Mapping, Sequence
 import io
 import os
 import sys
@@ -31,7 +32,7 @@ _GAP, _HEAD = 1 / 32, 1 / 8
 _HOLE_LEVEL = 128
 
 
-def parse_methods(text):
+def parse_methods(text: str) -> dict[str, str]:
     """'A=folder;B=other' -> {'A': 'folder', 'B': 'other'}, in this order.
 
     Raises:
@@ -47,7 +48,9 @@ def parse_methods(text):
     return methods
 
 
-def load(images, masks, methods, stems=(), rows=None):
+def load(images: os.PathLike | str, masks: os.PathLike | str,
+         methods: Mapping[str, os.PathLike | str], stems: Sequence[str] = (),
+         rows: int | None = None) -> dict[str, dict[str, np.ndarray]]:
     """Reads what is compared.
 
     Args:
@@ -88,7 +91,8 @@ def load(images, masks, methods, stems=(), rows=None):
     return loaded
 
 
-def painted_by_any(known, methods):
+def painted_by_any(known: Collection[str],
+                   methods: Mapping[str, os.PathLike | str]) -> list[str]:
     """Those of the images that a method has painted; says which are left out.
 
     Unreadable images are such: no tool paints them.
@@ -103,7 +107,7 @@ def painted_by_any(known, methods):
     return [stem for stem in known if stem in painted]
 
 
-def sheet(rows, cell=None):
+def sheet(rows: Sequence[Mapping[str, np.ndarray]], cell: int | None = None) -> Image.Image:
     """One picture of all rows.
 
     Args:
@@ -138,7 +142,7 @@ def _font(size):
     return ImageFont.load_default(size)
 
 
-def write(page, out):
+def write(page: Image.Image, out: os.PathLike | str) -> None:
     """Writes a sheet as PNG or PDF, atomically.
 
     Raises:
@@ -153,7 +157,8 @@ def write(page, out):
     storage.write_atomically(out, buffer.getvalue())
 
 
-def check_out(files, args, methods):
+def check_out(files: Sequence[str], args: flags.FlagValues,
+              methods: Mapping[str, os.PathLike | str]) -> None:
     """Refuses files among the inputs or in folders that can not be written to.
 
     Args:
@@ -162,7 +167,7 @@ def check_out(files, args, methods):
       methods: of `parse_methods`.
 
     Raises:
-      ValueError: see `outputs`.
+      ValueError: see `cli.check_apart` and `cli.check_files`.
     """
     inputs = {'images': args.images, 'masks': args.masks}
     inputs |= {f'methods={name}': folder for name, folder in methods.items()}
@@ -170,7 +175,7 @@ def check_out(files, args, methods):
     cli.check_files(files)
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     methods = parse_methods(args.methods)
@@ -180,7 +185,7 @@ def main(argv):
     print(f'{len(rows)} rows in {args.out}')
 
 
-def define_flags():
+def define_flags() -> None:
     flags.DEFINE_string('images', None, 'Folder of originals.', required=True)
     flags.DEFINE_string('masks', None, 'Folder of masks, white = known.', required=True)
     flags.DEFINE_string('methods', None, '"NAME=FOLDER;NAME=FOLDER".', required=True)

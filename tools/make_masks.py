@@ -8,8 +8,10 @@ opened.  Masks are 8-bit grayscale PNG, white (255) = known, black (0) = hole.  
 that OUT holds already are replaced; OUT in the folder of images needs --overwrite.
 """
 
+from collections.abc import Sequence
 import functools
 import json
+import os
 import pathlib
 
 from absl import flags
@@ -21,7 +23,7 @@ from migan_jax.data import images as image_files
 from migan_jax.data import masks
 
 
-def write_mask(path, mask):
+def write_mask(path: os.PathLike | str, mask: np.typing.ArrayLike) -> None:
     """Writes a mask as PNG, whole or not at all.
 
     Args:
@@ -34,8 +36,10 @@ def write_mask(path, mask):
         np.where(np.asarray(mask)[:, :, 0] > 0, 255, 0).astype(np.uint8), path)
 
 
-def make_masks(images, out, resolution, hole_range, *, seed=0, brush_width=(12, 48),
-               overwrite=False):
+def make_masks(images: os.PathLike | str, out: os.PathLike | str, resolution: int,
+               hole_range: tuple[float, float], *, seed: int = 0,
+               brush_width: tuple[int, int] = (12, 48),
+               overwrite: bool = False) -> tuple[int, float]:
     """Writes OUT/<stem>.png for every image of a folder.
 
     Args:
@@ -76,7 +80,7 @@ def make_masks(images, out, resolution, hole_range, *, seed=0, brush_width=(12, 
     return len(shares), float(np.mean(shares))
 
 
-def pair(text, kind):
+def pair(text: str, kind: type[int] | type[float]) -> tuple[int, int] | tuple[float, float]:
     """Two comma-separated numbers of a flag.
 
     Args:
@@ -98,7 +102,7 @@ def pair(text, kind):
     return first, second
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     values = flags.FLAGS
     count, share = make_masks(
@@ -116,7 +120,7 @@ def main(argv):
         print(f'{count} masks in {values.out}, mean hole share {share:.4f}')
 
 
-def define_flags():
+def define_flags() -> None:
     flags.DEFINE_string('images', None, 'Folder of images.', required=True)
     flags.DEFINE_string('out', None, 'Folder for the masks.', required=True)
     flags.DEFINE_integer('resolution', None, 'Side of a mask, px.', required=True)

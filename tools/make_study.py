@@ -11,9 +11,11 @@ them.  Masks: white = known.
 """
 
 import base64
+from collections.abc import Mapping, Sequence
 import hashlib
 import itertools
 import json
+from typing import Any
 
 from absl import flags
 import numpy as np
@@ -92,7 +94,7 @@ show();
 '''
 
 
-def make(rows, seed):
+def make(rows: Mapping[str, Mapping[str, np.ndarray]], seed: int) -> tuple[str, dict[str, Any]]:
     """The page and the key.
 
     Args:
@@ -139,7 +141,7 @@ def make(rows, seed):
     return page, {'study': study, 'seed': seed, 'pairs': sides}
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     methods = make_grid.parse_methods(args.methods)
@@ -152,7 +154,7 @@ def main(argv):
     print(f'{len(key["pairs"])} pairs in {args.out}.html; keep {args.out}.key.json')
 
 
-def define_flags():
+def define_flags() -> None:
     flags.DEFINE_string('images', None, 'Folder of originals.', required=True)
     flags.DEFINE_string('masks', None, 'Folder of masks, white = known.', required=True)
     flags.DEFINE_string('methods', None, '"NAME=FOLDER;NAME=FOLDER".', required=True)

@@ -10,6 +10,7 @@ is left out, and the tool says which file to put where; --fetch downloads it. --
 says how images are fed to Inception, as in tools/evaluate.py, and goes into the file.
 """
 
+from collections.abc import Sequence
 import os
 
 from absl import flags
@@ -22,7 +23,8 @@ from migan_jax.evaluation import networks as networks_lib
 METRICS = ('fid', 'lpips')
 
 
-def run(out, weights='', protocol='paper', fetch=False):
+def run(out: os.PathLike | str, weights: str = '', protocol: str = 'paper',
+        fetch: bool = False) -> networks_lib.Loaded:
     """Writes the file that `networks_lib.read_networks` reads.
 
     Args:
@@ -48,14 +50,14 @@ def run(out, weights='', protocol='paper', fetch=False):
     return loaded
 
 
-def define_flags():
+def define_flags() -> None:
     flags.DEFINE_string('weights', '', 'Folder of the published weight files.')
     flags.DEFINE_bool('fetch', False, 'Download the weight files that are not there.')
     flags.DEFINE_enum('protocol', 'paper', sorted(inception.PROTOCOLS), 'See above.')
     flags.DEFINE_string('out', None, 'File to be written (.npz).', required=True)
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     cli.quiet_logs()

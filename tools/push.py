@@ -10,7 +10,9 @@ Others then load it: migan_jax.load('hf://owner/name').
 Errors go to stderr, one line each, and the exit code is 1.
 """
 
+from collections.abc import Sequence
 import tempfile
+from typing import Any
 
 from absl import flags
 
@@ -20,7 +22,8 @@ from migan_jax.weights import bundles
 from migan_jax.weights import hub
 
 
-def run(checkpoint, to, card, half=False, private=False, step='best', **options):
+def run(checkpoint: str, to: str, card: bundles.Card, half: bool = False,
+        private: bool = False, step: str | int = 'best', **options: Any) -> str:
     """Saves a checkpoint as a folder, unless it is one, and uploads that.
 
     Args:
@@ -49,7 +52,7 @@ def run(checkpoint, to, card, half=False, private=False, step='best', **options)
         return hub.push(folder, to, private=private, **options)
 
 
-def define_flags():
+def define_flags() -> None:
     flags.DEFINE_string('checkpoint', None, 'What to upload.', required=True)
     flags.DEFINE_string('step', 'best', 'Of a workdir: best, latest or an iteration.')
     flags.DEFINE_string('to', None, 'hf://owner/name, or hf://owner/name@branch.',
@@ -61,7 +64,7 @@ def define_flags():
     flags.DEFINE_bool('private', False, 'Make a new repository private.')
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     cli.quiet_logs()

@@ -7,6 +7,7 @@ photographs' authors and licences.  --evaluation may be given again: reports of
 tools/evaluate.py, whose mean figures go onto the card as NAME/RANGE/FIGURE.
 """
 
+from collections.abc import Sequence
 import json
 import pathlib
 
@@ -73,7 +74,7 @@ def figures_of(report: dict) -> dict[str, float]:
             for row in report['rows'] for figure in ('hole_psnr', 'ssim')}
 
 
-def define_flags():
+def define_flags() -> None:
     flags.DEFINE_string('checkpoint', None, 'Workdir of tools/train_demo.sh.',
                         required=True)
     flags.DEFINE_string('step', 'best', 'Of it: best, latest or an iteration.')
@@ -81,7 +82,7 @@ def define_flags():
     flags.DEFINE_string('out', 'models/demo', 'Folder, replaced.')
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     cli.quiet_logs()

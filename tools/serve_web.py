@@ -23,6 +23,7 @@ stderr, one line each, and the exit code is 1.
 """
 
 import base64
+from collections.abc import Iterable, Mapping, Sequence
 import functools
 import hashlib
 import http.server
@@ -37,6 +38,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from typing import Any, TextIO
 import urllib.parse
 
 from absl import flags
@@ -99,7 +101,7 @@ class ServeError(ValueError):
     """Something that the caller can put right; one line."""
 
 
-def check_integrity(path, integrity):
+def check_integrity(path: os.PathLike | str, integrity: str) -> None:
     """Compares a file with its npm integrity string, 'sha512-<base64>'.
 
     Raises:
@@ -113,7 +115,7 @@ def check_integrity(path, integrity):
             f'{found}; fetch that version again')
 
 
-def npm_pack(package, version, folder):
+def npm_pack(package: str, version: str, folder: os.PathLike | str) -> pathlib.Path:
     """Downloads an npm package with npm.
 
     Args:
@@ -144,7 +146,8 @@ def npm_pack(package, version, folder):
     return packed[0]
 
 
-def unpack_runtime(package, web=WEB, integrity=RUNTIME_INTEGRITY):
+def unpack_runtime(package: os.PathLike | str, web: os.PathLike | str = WEB,
+                   integrity: str = RUNTIME_INTEGRITY) -> None:
     """Puts the runtime's files into `web`/ort/, all or none.
 
     Args:
@@ -172,7 +175,7 @@ def unpack_runtime(package, web=WEB, integrity=RUNTIME_INTEGRITY):
         os.replace(partial, target)
 
 
-def fetch_runtime(web=WEB):
+def fetch_runtime(web: os.PathLike | str = WEB) -> None:
     """Gets the pinned runtime from npm into `web`/ort/, unless it is there.
 
     Raises:
@@ -184,7 +187,7 @@ def fetch_runtime(web=WEB):
         unpack_runtime(npm_pack(RUNTIME, RUNTIME_VERSION, folder), web)
 
 
-def runtime_missing(web=WEB):
+def runtime_missing(web: os.PathLike | str = WEB) -> bool:
     """Whether `web`/ort/ lacks the pinned runtime."""
     folder = pathlib.Path(web) / 'ort'
     version = folder / VERSION_FILE
@@ -193,7 +196,7 @@ def runtime_missing(web=WEB):
     return version.read_text() != f'{RUNTIME} {RUNTIME_VERSION}\n'
 
 
-def published_models():
+def published_models() -> list[dict[str, Any]]:
     """What the page's menu offers, as published.json has it."""
     return [
         {'title': f'MI-GAN {model.resolution}, {model.data}', 'file': file.name,
@@ -203,12 +206,12 @@ def published_models():
         if is_pipeline(file)]
 
 
-def is_pipeline(file):
+def is_pipeline(file: table.File) -> bool:
     """Whether the page can run a published file: u8 pictures of any size."""
     return file == table.PIPELINE
 
 
-def model_path(text):
+def model_path(text: str) -> str:
     """The path that --model names: a file, or a published graph that is fetched.
 
     Raises:
@@ -230,7 +233,7 @@ def model_path(text):
         '--formats=onnx_pipeline')
 
 
-def demo_graph():
+def demo_graph() -> str:
     """Path of the pipeline graph of models/demo, written anew."""
     # Only whoever asks for it waits for its packages.
     from migan_jax.export import onnx_pipeline
@@ -243,7 +246,7 @@ def demo_graph():
     return str(path)
 
 
-def security_policy(published):
+def security_policy(published: Iterable[Mapping[str, Any]]) -> str:
     """The page's Content-Security-Policy: it may ask for what it offers, no more."""
     origins = []
     for entry in published:
@@ -264,7 +267,8 @@ class Site:
         headers: of every answer.
     """
 
-    def __init__(self, models, web=WEB, published=()):
+    def __init__(self, models: Iterable[os.PathLike | str], web: os.PathLike | str = WEB,
+                 published: Iterable[dict[str, Any]] = ()) -> None:
         """
         Args:
             models: paths of .onnx files; the first is the one the page opens with.
@@ -293,7 +297,7 @@ class Site:
         self._files |= {
             f'ort/{name}': self._web / 'ort' / name for name in RUNTIME_FILES}
 
-    def find(self, address):
+    def find(self, address: str) -> tuple[pathlib.Path | bytes, str] | None:
         """What an address names.
 
         Args:
@@ -324,23 +328,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
     # A connection that says nothing must not hold its thread for ever.
     timeout = 60
 
-    def __init__(self, site, *args):
+    def __init__(self, site: Site, *args: Any) -> None:
         self.site = site
         super().__init__(*args)
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         self._answer(with_body=True)
 
-    def do_HEAD(self):
+    def do_HEAD(self) -> None:
         self._answer(with_body=False)
 
-    def version_string(self):
+    def version_string(self) -> str:
         return 'migan_jax'
 
-    def log_message(self, *args):
+    def log_message(self, *args: Any) -> None:
         """Requests are not logged: a page and a model are some ten of them."""
 
-    def send_error(self, code, message=None, explain=None):
+    def send_error(self, code: int, message: str | None = None,
+                   explain: str | None = None) -> None:
         text = f'{code} {message or self.responses[code][0]}\n'.encode()
         self._head(
             code, len(text), 'text/plain; charset=utf-8', {'Connection': 'close'})
@@ -417,7 +422,8 @@ class Server(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, site, host='127.0.0.1', port=8000, certificate=None):
+    def __init__(self, site: Site, host: str = '127.0.0.1', port: int = 8000,
+                 certificate: os.PathLike | str | None = None) -> None:
         """
         Args:
             site: `Site`.
@@ -451,14 +457,14 @@ class Server(http.server.ThreadingHTTPServer):
             self.socket = context.wrap_socket(
                 self.socket, server_side=True, do_handshake_on_connect=False)
 
-    def handle_error(self, request, client_address):
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """One line; what a stranger's bytes do to a connection is its own affair."""
         error = sys.exception()
         if not isinstance(error, (ConnectionError, TimeoutError, ssl.SSLError)):
             print(f'error: {type(error).__name__}: {error}', file=sys.stderr)
 
     @property
-    def address(self):
+    def address(self) -> str:
         """For a browser: http://127.0.0.1:8000/."""
         host, port = self.server_address[:2]
         if host in ('0.0.0.0', '::'):
@@ -467,7 +473,7 @@ class Server(http.server.ThreadingHTTPServer):
         return f'{self.scheme}://{host}:{port}/'
 
     @property
-    def open_to_network(self):
+    def open_to_network(self) -> bool:
         host = self.server_address[0]
         return not (host.startswith('127.') or host == '::1')
 
@@ -484,7 +490,7 @@ def _network_address(family):
         return route.getsockname()[0]
 
 
-def qr_code(text):
+def qr_code(text: str) -> str | None:
     """A QR code of block characters, or None without the package segno."""
     try:
         import segno
@@ -496,7 +502,7 @@ def qr_code(text):
     return drawn.getvalue()
 
 
-def announce(server, out):
+def announce(server: Server, out: TextIO) -> None:
     """Tells a person where the page is."""
     print(f'{server.address}  (Ctrl+C stops)', file=out)
     if not server.open_to_network:
@@ -513,7 +519,7 @@ def announce(server, out):
     out.flush()
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     # `--fetch` alone reads as true.
@@ -538,7 +544,7 @@ def main(argv):
             print()
 
 
-def define_flags():
+def define_flags() -> None:
     flags.DEFINE_list('model', None, 'ONNX files from tools/to_torch.py, or '
                       'demo or places2-512; the first is what the page opens with.')
     flags.DEFINE_bool('published', True, 'Offer the published model in the menu.')

@@ -9,8 +9,11 @@ independent.
 """
 
 import collections
+from collections.abc import Mapping, Sequence
 import json
 import math
+import os
+from typing import Any
 
 from absl import flags
 
@@ -19,7 +22,7 @@ from migan_jax import cli
 _Z95 = 1.959963984540054
 
 
-def wilson(wins, count, z=_Z95):
+def wilson(wins: int, count: int, z: float = _Z95) -> tuple[float, float]:
     """The interval of a share.
 
     Args:
@@ -36,7 +39,7 @@ def wilson(wins, count, z=_Z95):
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
-def read(path):
+def read(path: os.PathLike | str) -> Any:
     """A JSON file.
 
     Raises:
@@ -51,7 +54,7 @@ def read(path):
         raise ValueError(f'{path}: nested too deeply for a study') from error
 
 
-def read_key(path):
+def read_key(path: os.PathLike | str) -> dict[str, Any]:
     """A file OUT.key.json.
 
     Raises:
@@ -67,7 +70,8 @@ def read_key(path):
     return key
 
 
-def tally(key, answer_files):
+def tally(key: Mapping[str, Any],
+          answer_files: Mapping[str, Any]) -> dict[tuple[str, str], tuple[int, int]]:
     """Counts preferences.
 
     Args:
@@ -101,7 +105,7 @@ def tally(key, answer_files):
     return {pair: (wins[pair], counts[pair]) for pair in sorted(counts)}
 
 
-def table(result):
+def table(result: Mapping[tuple[str, str], tuple[int, int]]) -> str:
     """Markdown of `tally`'s result."""
     lines = ['| first | second | first preferred | answers | 95 % interval |',
              '|---|---|---|---|---|']
@@ -112,14 +116,14 @@ def table(result):
     return '\n'.join(lines)
 
 
-def figures(result):
+def figures(result: Mapping[tuple[str, str], tuple[int, int]]) -> list[dict[str, Any]]:
     """`tally`'s result as a list of dicts, for --json."""
     return [{'first': first, 'second': second, 'answers': count,
              'first_preferred': wins / count, 'interval': wilson(wins, count)}
             for (first, second), (wins, count) in result.items()]
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     args = flags.FLAGS
     if len(argv) < 2:
         raise cli.Failed('name the answer files')

@@ -29,6 +29,7 @@ Each file is run again and compared with JAX on random pictures and on --images 
 one that can't hold the model is skipped, which is said.
 """
 
+from collections.abc import Sequence
 import json
 import sys
 
@@ -41,7 +42,7 @@ with cli.needs('export'):
     from migan_jax.export import models
 
 
-def define_flags():
+def define_flags() -> None:
     flags.DEFINE_string(
         'checkpoint', None,
         'Training workdir (of which the average is taken) or a folder written '
@@ -70,7 +71,7 @@ def define_flags():
     flags.DEFINE_bool('json', False, 'Print the report as JSON on the last line.')
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> int:
     del argv
     args = flags.FLAGS
     cli.quiet_logs()

@@ -13,12 +13,13 @@ compute and HBM allow at best. Step `generator` is the deployed generator's forw
 pass. The last line is JSON. A step at 256 takes minutes and 3 GB of memory.
 """
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import json
 import math
 import os
 import re
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Read by libtpu when it is loaded: there is no TPU machine to ask, and no TPU that two
 # processes, or one and the lock file of a killed one, could fight for.
@@ -31,6 +32,7 @@ from absl import flags
 import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
+import ml_collections
 from ml_collections import config_flags
 
 from migan_jax import cli
@@ -90,12 +92,12 @@ class Instruction(NamedTuple):
 _LAYOUT = re.compile(r'(?<=\])\{[^{}]*\}')
 
 
-def without_layouts(shape):
+def without_layouts(shape: str) -> str:
     """f32[8,3]{1,0:T(8,128)} -> f32[8,3]."""
     return re.sub(r'/\*.*?\*/', '', _LAYOUT.sub('', shape))
 
 
-def bytes_of(shape, hbm_only=False):
+def bytes_of(shape: str, hbm_only: bool = False) -> int:
     """Bytes of all arrays of a shape as HLO text writes it; unknown types have none.
 
     Arrays consist of whole tiles: f32[8,3]{1,0:T(8,128)}, whose last side is in the 128
@@ -121,7 +123,7 @@ def bytes_of(shape, hbm_only=False):
     return total
 
 
-def parse_hlo(text):
+def parse_hlo(text: str) -> tuple[dict[str, list[Instruction]], str | None]:
     """Reads the text of a compiled module.
 
     Returns:
@@ -159,7 +161,7 @@ def parse_hlo(text):
 _FREE = ('parameter', 'constant', 'bitcast', 'tuple', 'get-tuple-element')
 
 
-def traffic(text, hbm_only=False):
+def traffic(text: str, hbm_only: bool = False) -> list[tuple[int, Instruction]]:
     """Which instructions of a compiled program move how many bytes.
 
     An instruction moves its operands and its result, a fusion as a whole; what an
@@ -201,7 +203,7 @@ def traffic(text, hbm_only=False):
     return sorted(visit(entry, 1), key=lambda pair: -pair[0])
 
 
-def traffic_table(text, images, top):
+def traffic_table(text: str, images: int, top: int) -> list[str]:
     """Lines: megabytes per image, instruction, result and JAX operation of the top."""
     moved = traffic(text)
     lines = [f'  {sum(size for size, _ in moved) / images / 1e6:.1f} MB per image by '
@@ -214,13 +216,15 @@ def traffic_table(text, images, top):
     return lines
 
 
-def all_reduced_bytes(hlo):
+def all_reduced_bytes(hlo: str) -> int:
     """Bytes of all results of all-reduce instructions in HLO text."""
     return sum(bytes_of(without_layouts(result)) for result in re.findall(
         r'= (.*?) all-reduce(?:-start)?\(', hlo))
 
 
-def abstract_arguments(config, models, devices, per_device_batch, teacher_variables):
+def abstract_arguments(config: ml_collections.ConfigDict, models: state_lib.Models,
+                       devices: Sequence, per_device_batch: int,
+                       teacher_variables: Any) -> dict[str, tuple]:
     """{step: abstract arguments with the device axis}."""
     r, count = config.model.resolution, len(devices)
     lead = lambda tree: jax.tree.map(
@@ -236,7 +240,8 @@ def abstract_arguments(config, models, devices, per_device_batch, teacher_variab
                           array(4, jnp.float32))}
 
 
-def abstract_teacher(config, teacher_config):
+def abstract_teacher(config: ml_collections.ConfigDict,
+                     teacher_config: ml_collections.ConfigDict | None) -> tuple[Callable, Any]:
     """The teacher that a config distils from, and its abstract variables.
 
     Raises:
@@ -250,7 +255,7 @@ def abstract_teacher(config, teacher_config):
             build.abstract_variables(teacher_config, fused=True))
 
 
-def deployed_forward(config, devices):
+def deployed_forward(config: ml_collections.ConfigDict, devices: Sequence) -> Callable:
     """The deployed generator with its constant noise: pmapped (variables, x) -> image."""
     generator = build.build_generator(config, fused=True)
 
@@ -261,7 +266,7 @@ def deployed_forward(config, devices):
     return jax.pmap(forward, AXIS, devices=devices)
 
 
-def measure(compiled, images, chip):
+def measure(compiled: jax.stages.Compiled, images: int, chip: Chip) -> dict[str, float]:
     """Reads the compiler's counts of one step.
 
     Args:
@@ -292,7 +297,9 @@ def measure(compiled, images, chip):
     }
 
 
-def run(config, topology, per_device_batch, names, teacher_config=None, top=0):
+def run(config: ml_collections.ConfigDict, topology: str, per_device_batch: int,
+        names: Sequence[str], teacher_config: ml_collections.ConfigDict | None = None,
+        top: int = 0) -> Iterator[tuple[str, dict[str, float], list[str]]]:
     """Compiles steps of a config for a TPU topology.
 
     Args:
@@ -351,7 +358,8 @@ def run(config, topology, per_device_batch, names, teacher_config=None, top=0):
             traffic_table(compiled.as_text(), batch, top) if top else [])
 
 
-def training_bound(steps, r1_interval, kimg):
+def training_bound(steps: Mapping[str, Mapping[str, float]], r1_interval: int,
+                   kimg: float) -> dict[str, float]:
     """What the rooflines of the steps allow at best.
 
     Every iteration takes one G and one D step (and the masks, if measured), every
@@ -376,13 +384,13 @@ def training_bound(steps, r1_interval, kimg):
             'days': kimg * 1e3 / images_per_s / 86400}
 
 
-def print_figures(title, figures):
+def print_figures(title: str, figures: Mapping[str, float]) -> None:
     print(title)
     for field, value in figures.items():
         print(f'  {field:16} {value:.4g}', flush=True)
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
     results = {}
