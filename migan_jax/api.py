@@ -298,7 +298,8 @@ class Model:
 
         Returns:
           dict: 'path', 'format', 'bytes', 'random' (the differences measured; of what
-          nothing here can run 'handed_over'), 'tolerance', 'operators'; of ONNX also 'largest_activation'.
+          nothing here can run 'handed_over'), 'tolerance', 'operators'; of ONNX also
+          'largest_activation'.
 
         Raises:
           ValueError: unknown format, not a model that it can hold, or the file differs
