@@ -75,6 +75,12 @@ def _quiet_orbax():
         logger.removeFilter(wanted)
 
 
+def _check_on_disk(what, path):
+    """Raises ValueError for a place on Cloud Storage."""
+    if error := storage.only_on_disk(what, path):
+        raise ValueError(error)
+
+
 # --- models -------------------------------------------------------------------
 
 
@@ -259,11 +265,12 @@ class Model:
           Path of the folder.
 
         Raises:
-          ValueError: something else is there, or a value is not finite or too large
-            for float16.
+          ValueError: something else is there, it is on Cloud Storage, or a value is not
+            finite or too large for float16.
           OSError: it can't be written.
         """
         path = os.fspath(path)
+        _check_on_disk('path', path)
         card = bundles.Card(
             name=name or os.path.basename(os.path.abspath(path)), data=data,
             licence=licence, step=None if self.step is None else int(self.step),
@@ -302,12 +309,14 @@ class Model:
           'largest_activation'.
 
         Raises:
-          ValueError: unknown format, not a model that it can hold, or the file differs
-            from JAX by more than the tolerance; nothing was written.
+          ValueError: unknown format, not a model that it can hold, a place on Cloud
+            Storage, or the file differs from JAX by more than the tolerance; nothing was
+            written.
           MissingExtra: a package is not installed.
           OSError: the file can't be written.
         """
         path = os.fspath(path)
+        _check_on_disk('path', path)
         folder = os.path.isdir(path) or path.endswith(('/', os.sep))
         suffix = os.path.splitext(path)[1].lower()
         if format is None:
@@ -383,6 +392,7 @@ def evaluate(model, images, masks=None, *, holes=None, hole_range=None,
         be computed.
       MissingExtra: weight files are there and a package that reads them is not.
     """
+    _check_on_disk('parts', parts)
     if not isinstance(model, Model):
         model = load(model)
     side, config = model.resolution, model.config

@@ -379,8 +379,9 @@ def open_checkpoint(directory, step='best'):
         return bundle.config, _Saved(bundle.variables), bundle.card.step
     config = load_config(directory)
     if not storage.path_of(directory, 'checkpoints').is_dir():
-        raise CheckpointError(f'{directory} has a config.json but no checkpoints yet: '
-                              'train on, or name another directory.')
+        raise CheckpointError(
+            f'{directory} has a config.json but no checkpoints yet: train on, or name another '
+            'directory. (What Model.save writes is read from a disk only.)')
     manager = checkpoint_manager(directory, read_only=True)
     steps = sorted(manager.all_steps())
     if not steps:

@@ -20,9 +20,13 @@ from absl import logging
 
 from migan_jax import config_names
 from migan_jax import extras
+from migan_jax.storage import only_on_disk
 from migan_jax.storage import shown
 
 INTERRUPTED = 130
+
+# Flags whose path may be on Cloud Storage; a config's fields are checked by its run.
+_ON_BUCKETS = ('checkpoint', 'workdir', 'config')
 
 _WIDTH = 96
 # Where the descriptions of flags begin.
@@ -74,7 +78,7 @@ def _parse(argv):
         except ValueError as error:
             sys.exit(f'error: {error}')
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     # Not only flags.Error: a config file is Python, and is run by its flag.
     except Exception as error:
         if '--debug' in argv:
@@ -86,6 +90,12 @@ def _parse(argv):
         elif not unknown and not isinstance(error, (flags.Error, OSError)):
             text = f'{type(error).__name__}: {text}'
         sys.exit(f'error: {text} (--help lists the flags)')
+    # Before a tool makes a folder of the name gs:.
+    for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0]):
+        if flag.name not in _ON_BUCKETS and (
+                error := only_on_disk(f'--{flag.name}', flag.value)):
+            sys.exit(f'error: {error}')
+    return rest
 
 
 def _guarded(main, argv, arguments):

@@ -1,5 +1,6 @@
 """Paths on disks and on Cloud Storage; files that are whole or not there."""
 
+import importlib.util
 import os
 import threading
 import uuid
@@ -44,6 +45,20 @@ def path_of(directory, *names):
 def is_bucket(path) -> bool:
     """Whether a path is on Cloud Storage."""
     return os.fspath(path).startswith('gs://')
+
+
+def only_on_disk(what: str, path) -> str:
+    """What is wrong with a path that can't be on Cloud Storage, one sentence; else ''.
+
+    Args:
+      what: the flag, field or argument that it was given by.
+      path: anything; what is no text is no such path.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not is_bucket(path):
+        return ''
+    return (f'{what}={shown(path)}: expected a path on a disk; on Cloud Storage there may be '
+            'workdirs, checkpoints and TFDS data only. Copy the rest with `gcloud storage '
+            'cp -r`.')
 
 
 def write_atomically(path, data):
@@ -124,14 +139,17 @@ def _try_bucket(directory, write):
     all, and of none whose fault it is.
     """
     try:
+        # Which reads and writes files there for all of us.
+        if importlib.util.find_spec('tensorflow') is None:
+            raise ImportError
         from google.cloud import storage
         from google.cloud.storage.retry import DEFAULT_RETRY
     # Not ModuleNotFoundError only: other packages bring google.cloud without storage.
     except ImportError as error:
         raise StorageError(
-            f'{shown(directory)} is on Cloud Storage, which needs the package '
-            "google-cloud-storage: pip install -e '.[gcs]' (the extra tpu brings it "
-            'too).') from error
+            f'{shown(directory)} is on Cloud Storage, which needs the packages tensorflow '
+            "and google-cloud-storage: pip install -e '.[gcs]' (the extras train and tpu "
+            'bring them too).') from error
     from google.api_core import exceptions
     from google.auth import exceptions as auth_exceptions
 

@@ -20,6 +20,7 @@ from migan_jax.data import pictures as pictures_lib
 from migan_jax import inpaint
 from migan_jax.model import build
 from migan_jax.model import io as model_io
+from migan_jax.weights import importing
 from tiny import tiny_config
 import evaluate as tool
 
@@ -214,6 +215,18 @@ def test_saved_and_loaded_again(model, tmp_path):
         again.inpaint(image, mask), model.inpaint(image, mask))
     with pytest.raises(ValueError, match='holds a saved model'):
         model.save(tmp_path / 'mine')
+
+
+def test_places_on_a_bucket_that_are_refused(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = 'gs://bucket/there'
+    for refused in (lambda: model.save(there), lambda: model.export(f'{there}/a.onnx'),
+                    lambda: migan_jax.evaluate(model, there),
+                    lambda: migan_jax.evaluate(model, [], parts=there),
+                    lambda: importing.convert(f'{there}/a.pt')):
+        with pytest.raises(ValueError, match='=gs://bucket/.*: expected a path on a disk'):
+            refused()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_directory(tmp_path):

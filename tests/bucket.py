@@ -14,6 +14,7 @@ import email.parser
 import email.policy
 import http.server
 import json
+import pathlib
 import re
 import ssl
 import threading
@@ -129,6 +130,21 @@ class Emulator:
             made = _Object(bytes(data), self._clock, f'{stamp}.000Z')
             self.buckets[bucket][name] = made
             return made
+
+    def upload(self, folder, prefix):
+        """What `gcloud storage cp -r` does with a folder on a disk."""
+        for path in pathlib.Path(folder).rglob('*'):
+            if path.is_file():
+                self.put(f'{prefix}/{path.relative_to(folder)}', path.read_bytes())
+
+    def download(self, prefix, folder):
+        """The opposite of `upload`; returns the folder."""
+        for name in self.names(f'{prefix}/'):
+            if not name.endswith('/'):   # in place of an empty folder
+                path = pathlib.Path(folder, name.removeprefix(f'{prefix}/'))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self.read(name))
+        return folder
 
     def permissions(self):
         """{permission: requests that were granted by it}."""

@@ -120,6 +120,13 @@ def test_required_and_unexpected_arguments(failing):
         1, '', 'error: unexpected argument more; all input is given by flags\n')
 
 
+def test_places_on_a_bucket_are_refused_where_nothing_would_be_found(failing):
+    code, out, err = failing('--how=gs://bucket/results')
+    assert (code, out) == (1, '')
+    only, = err.splitlines()
+    assert only.startswith('error: --how=gs://bucket/results: expected a path on a disk')
+
+
 def test_a_reader_that_goes_away(failing):
     """`tool | head -1` ends without a word."""
     code, out, err = failing('--how=much | head -1')

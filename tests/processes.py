@@ -47,7 +47,7 @@ class Run:
     """`python -m migan_jax.main` on a tiny config (tiny_run.py)."""
 
     def __init__(self, workdir, steps, *arguments, devices=1, cache=None, x64=False,
-                 optimised=False):
+                 optimised=False, config=''):
         """Starts it.
 
         Args:
@@ -58,6 +58,7 @@ class Run:
           cache: folder of compiled functions, kept between processes.
           x64: 64-bit floats.
           optimised: compiles as a user's run does, for minutes.
+          config: instead of tiny_run.py.
         """
         environment = os.environ | {
             'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '3',
@@ -65,12 +66,12 @@ class Run:
                          + ('' if optimised else QUICK_TO_COMPILE),
             'JAX_ENABLE_X64': str(int(x64)),
             'JAX_COMPILATION_CACHE_DIR': str(cache or f'{workdir}.cache')}
-        # Beside the workdir; one in a bucket has no such place.
-        name = str(workdir) if '://' not in str(workdir) else f'{cache}.bucket'
-        self._log = open(f'{name}.{time.monotonic_ns()}.log', 'w+')
+        # Not beside the workdir if there is another place: that may be in a bucket, or full.
+        self._log = open(f'{cache or workdir}.{time.monotonic_ns()}.log', 'w+')
         self.process = subprocess.Popen(
             [sys.executable, '-m', 'migan_jax.main',
-             f'--config={ROOT}/tests/tiny_run.py:{steps}', f'--workdir={workdir}',
+             f'--config={config or f"{ROOT}/tests/tiny_run.py:{steps}"}',
+             f'--workdir={workdir}',
              *arguments],
             cwd=ROOT, env=environment, stdout=self._log, stderr=subprocess.STDOUT)
 

@@ -89,9 +89,11 @@ def test_silence_is_given_up(monkeypatch):
     silent.set()
 
 
-def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'google.cloud', None)
-    monkeypatch.setitem(sys.modules, 'google.cloud.storage', None)
+@pytest.mark.parametrize('missing', [
+    ['google.cloud', 'google.cloud.storage'], ['tensorflow']])
+def test_without_a_package_the_extra_is_named(monkeypatch, missing):
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(storage.StorageError,
                        match=r"google-cloud-storage: pip install -e '\.\[gcs\]'"):
         storage.check_readable('gs://bucket/runs')

@@ -76,9 +76,12 @@ def open_source(kind, *, path='', name='', split='', cache_mb=0,
         strings, and `source.read(i) -> u8[H, W, 3]`, which raises `UnreadableImage`.
 
     Raises:
-        ValueError: unknown kind or split, nothing there, not prepared (TFDS).
+        ValueError: unknown kind or split, nothing there, not prepared (TFDS), a folder or
+            a zip file on Cloud Storage.
         ModuleNotFoundError: the package that 'tfds' or 'embedded' needs is missing.
     """
+    if kind != 'tfds' and (error := storage.only_on_disk('path', path)):
+        raise ValueError(error)
     if kind == 'folder':
         return FolderSource(path, split, cache_mb, max_pixels)
     if kind == 'zip':

@@ -13,6 +13,7 @@ from migan_jax.data import masks
 from migan_jax.data import sources
 from migan_jax.evaluation import figures
 from migan_jax.model.layers import std_group
+from migan_jax import storage
 
 
 class Rule(NamedTuple):
@@ -177,7 +178,12 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def _together(config):
     """Lines about fields that are fine each for itself."""
-    lines = []
+    data = config.data
+    read_from_disk = {'data.masks': data.masks, 'eval.networks': config.eval.networks}
+    if data.source != 'tfds':
+        read_from_disk['data.path'] = data.path
+    lines = [line for name, path in read_from_disk.items()
+             if (line := storage.only_on_disk(name, path))]
     for name in ('train.batch_size', 'eval.batch_size'):
         group, field = name.split('.')
         devices, size = jax.device_count(), config[group][field]

@@ -11,6 +11,8 @@ import runpy
 
 import ml_collections
 
+from migan_jax import storage
+
 _DEFAULT = pathlib.Path(__file__).resolve().parents[2] / 'configs' / 'default.py'
 
 
@@ -39,10 +41,12 @@ def get_config(path: str) -> ml_collections.ConfigDict:
     Raises:
       OSError: the file can't be read.
       ValueError: it is no config, or has fields that there are none of.
+      storage.StorageError: the bucket that it should be in does not answer.
     """
+    storage.check_readable(path)
     config = runpy.run_path(str(_DEFAULT))['get_config']()
     try:
-        saved = json.loads(pathlib.Path(path).read_text())
+        saved = json.loads(storage.path_of(path).read_text())
     except ValueError as error:
         raise ValueError(f'{path} is not valid JSON: {error}') from error
     if not isinstance(saved, dict):

@@ -21,6 +21,7 @@ from migan_jax.model.layers import check_resolution
 from migan_jax.model.layers import resolutions
 from migan_jax.model.ops import FIR_TAPS
 from migan_jax.storage import listed
+from migan_jax.storage import only_on_disk
 from migan_jax.weights import folded
 from migan_jax.weights import torch_map
 
@@ -131,7 +132,12 @@ def read_file(path):
 
     Returns:
       `torch_files.TorchFile` or `onnx_import.OnnxFile`: `tensors` and `kind`.
+
+    Raises:
+      ImportFailed: it is on Cloud Storage.
     """
+    if error := only_on_disk('checkpoint', path):
+        raise ImportFailed(error)
     # Imported here: whoever reads one kind need not have what the other takes.
     if os.fspath(path).endswith('.onnx'):
         from migan_jax.weights import onnx_import

@@ -16,6 +16,7 @@ from PIL import Image
 from migan_jax.data import batches as batches_lib
 from migan_jax.data import images
 from migan_jax.data import sources
+import tiny_tfds
 
 
 def _picture(i, height=24, width=36):
@@ -91,6 +92,9 @@ def test_nothing_found(tmp_path):
     (tmp_path / 'README').write_text('')
     with pytest.raises(ValueError, match=r'\.mov \(1\), no suffix \(1\)'):
         sources.open_source('folder', path=str(tmp_path))
+    for kind in 'folder', 'zip':
+        with pytest.raises(ValueError, match='path=gs://bucket/a: expected a path on a disk'):
+            sources.open_source(kind, path='gs://bucket/a')
     with pytest.raises(ValueError, match="'web'.*folder, zip, tfds, embedded"):
         sources.open_source('web', path=str(tmp_path))
 
@@ -606,31 +610,10 @@ def test_eval_crop_and_arguments(tmp_path):
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
     """The data directory of a prepared data set: train 17 images, test 5."""
-    tfds = pytest.importorskip('tensorflow_datasets')
-
-    class TinyPictures(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version('1.0.0')
-
-        def _info(self):
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict({
-                    'image': tfds.features.Image(shape=(None, None, 3)),
-                    'label': tfds.features.ClassLabel(num_classes=2)}))
-
-        def _split_generators(self, dl_manager):
-            return {'train': self._generate_examples(range(17)),
-                    'test': self._generate_examples(range(17, 22))}
-
-        def _generate_examples(self, indices):
-            for i in indices:
-                yield i, {'image': _picture(i, 8, 8), 'label': i % 2}
-
-    path = tmp_path_factory.mktemp('tfds')
-    builder = TinyPictures(data_dir=str(path))
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(
-        num_shards=3, try_download_gcs=False))
-    assert builder.info.splits['train'].num_shards == 3
-    return str(path)
+    pytest.importorskip('tensorflow_datasets')
+    path = str(tmp_path_factory.mktemp('tfds'))
+    tiny_tfds.prepare(path, lambda i: _picture(i, 8, 8))
+    return path
 
 
 def _tfds(prepared, split='train', **kwargs):

@@ -106,6 +106,16 @@ def test_fields_that_do_not_go_together(name, value, message):
         checks.check(config)
 
 
+@pytest.mark.parametrize('name', ['data.path', 'data.masks', 'eval.networks'])
+def test_what_is_read_from_disks_only_is_refused_on_a_bucket(name):
+    config = with_field(name, 'gs://bucket/there')
+    with pytest.raises(ValueError, match=f'^{name}=gs://bucket/there: expected a path on a'):
+        checks.check(config)
+    if name == 'data.path':
+        config.data.source = 'tfds'
+        checks.check(config)
+
+
 def parsed(monkeypatch, *arguments):
     values = flags.FlagValues()
     config_flags.DEFINE_config_file('config', flag_values=values, lock_config=True)
