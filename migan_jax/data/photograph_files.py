@@ -172,7 +172,8 @@ def encode(photograph: Photograph, how: Plan, quality: int | None = None) -> byt
         if not photograph.exif:
             options['compression'] = 'tiff_adobe_deflate'
     else:
-        options = {'dpi': photograph.dpi} if photograph.dpi else {}
+        # 0 is "not said"; Pillow would say 96.
+        options = {'dpi': photograph.dpi or (0, 0)}
     buffer = io.BytesIO()
     _image(samples).save(buffer, how.format, **options)
     return buffer.getvalue()

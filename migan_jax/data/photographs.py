@@ -160,7 +160,7 @@ def _of_pillow(image, name, start):
     text.pop('XML:com.adobe.xmp', None)
     return Photograph(
         turn(samples, orientation), name, format_, _is_lossless(format_, image, start),
-        orientation, profile, exif, xmp, _dpi(image.info), text, jpeg,
+        orientation, profile, exif, xmp, _dpi(image), text, jpeg,
         _png_colour(image), tuple(notes))
 
 
@@ -249,8 +249,11 @@ def _xmp(image):
     return _XMP_ORIENTATION.sub(rb'\g<1>1', xmp) if isinstance(xmp, bytes) else b''
 
 
-def _dpi(info):
-    dpi = info.get('dpi')
+def _dpi(image):
+    # Pillow makes a resolution of 1 up for TIFF files that have none.
+    if image.format == 'TIFF' and not {282, 283} <= set(image.tag_v2):
+        return None
+    dpi = image.info.get('dpi')
     if not dpi or len(dpi) != 2 or not all(float(side) > 0 for side in dpi):
         return None
     return float(dpi[0]), float(dpi[1])

@@ -229,6 +229,24 @@ def test_quality_is_used(tmp_path):
     assert sizes['jpg', 20] < sizes['jpg', 95] and sizes['webp', 20] < sizes['webp', 95]
 
 
+def test_no_resolution_is_made_up(tmp_path):
+    for suffix in ('tif', 'bmp', 'png', 'jpg', 'webp'):
+        options = {'bmp': {'dpi': (0, 0)}, 'webp': {'lossless': True}}.get(suffix, {})
+        path = saved(tmp_path / f'a.{suffix}', smooth(), **options)
+        before, after, out = repainted(path, tmp_path)
+        assert before.dpi is None and after.dpi is None
+        assert before.format == after.format
+    with Image.open(saved(tmp_path / 'a.tif', smooth())) as image:
+        assert image.info['dpi'] == (1, 1)    # Pillow's
+    _, _, out = repainted(tmp_path / 'a.tif', tmp_path)
+    with tifffile.TiffFile(out) as file:
+        assert not {282, 283, 296} & {tag.code for tag in file.pages[0].tags}
+    for suffix in ('tif', 'bmp', 'png', 'jpg'):
+        path = saved(tmp_path / f'a.{suffix}', smooth(), dpi=(300, 150))
+        _, after, _ = repainted(path, tmp_path)
+        assert after.dpi == pytest.approx((300, 150), abs=.1)
+
+
 def test_exif_comes_back_upright_and_without_a_preview(tmp_path):
     for orientation in range(1, 9):
         exif = Image.Exif()
