@@ -250,8 +250,12 @@ def _xmp(image):
 
 
 def _dpi(image):
-    # Pillow makes a resolution of 1 up for TIFF files that have none.
+    """(horizontal, vertical) pixels per inch that the file itself names, or None."""
+    # Where a file says nothing, Pillow makes 1 up for TIFF, and 72 for JPEG with EXIF.
     if image.format == 'TIFF' and not {282, 283} <= set(image.tag_v2):
+        return None
+    if image.format in ('JPEG', 'MPO') and image.info.get('jfif_unit') not in (1, 2) and (
+            282 not in image.getexif()):
         return None
     dpi = image.info.get('dpi')
     if not dpi or len(dpi) != 2 or not all(float(side) > 0 for side in dpi):

@@ -241,6 +241,16 @@ def test_no_resolution_is_made_up(tmp_path):
     _, _, out = repainted(tmp_path / 'a.tif', tmp_path)
     with tifffile.TiffFile(out) as file:
         assert not {282, 283, 296} & {tag.code for tag in file.pages[0].tags}
+    exif = Image.Exif()
+    exif[271] = 'maker'
+    before, after, out = repainted(
+        saved(tmp_path / 'a.jpg', smooth(), exif=exif), tmp_path)
+    assert before.dpi is None and after.dpi is None and after.exif
+    with Image.open(out) as image:
+        assert image.info['dpi'] == (72, 72) and image.info['jfif_unit'] == 0
+    exif[282], exif[283], exif[296] = 240., 240., 2
+    before, _, _ = repainted(saved(tmp_path / 'a.jpg', smooth(), exif=exif), tmp_path)
+    assert before.dpi == (240, 240)
     for suffix in ('tif', 'bmp', 'png', 'jpg'):
         path = saved(tmp_path / f'a.{suffix}', smooth(), dpi=(300, 150))
         _, after, _ = repainted(path, tmp_path)
