@@ -401,7 +401,7 @@ def evaluate(model, images, masks=None, *, holes=None, hole_range=None,
     names, batches = _batches_of(images, side, limit)
     if masks is not None or holes is not None:
         masks_of = _given_masks(masks, holes, isinstance(images, (str, os.PathLike)),
-                                [methods.stem(name) for name in names], side)
+                                [image_files.stem_of(name) for name in names], side)
     else:
         drawn = config.mask if 'mask' in config else {
             'hole_range': (0.0, 1.0), 'brush_width': (12, 48)}

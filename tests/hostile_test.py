@@ -576,6 +576,31 @@ def test_names_in_masks_sheets_studies_and_tables(tmp_path):
     assert images.by_stem(tmp_path / 'again').keys() == set(NAMES)
 
 
+def test_accents_are_one_name_however_a_system_writes_them(tmp_path):
+    """Masks and predictions made on Linux, photographs copied from macOS."""
+    composed, decomposed = 'gr\u00fcn', 'gru\u0308n'
+    save(tmp_path / f'images/{decomposed}.png', picture())
+    save(tmp_path / f'same/{composed}.png', picture())
+    save(tmp_path / f'A/{composed}.png', picture(seed=1))
+    drawn = []
+    for folder, images_of in (('masks', 'images'), ('again', 'same')):
+        make_masks.make_masks(tmp_path / images_of, tmp_path / folder, R, (0.1, 0.9),
+                              brush_width=(1, 4))
+        drawn.append((tmp_path / folder / f'{composed}.png').read_bytes())
+    assert drawn[0] == drawn[1]
+    # Masks that are drawn have the name for a key, those that are read for a file.
+    for options in ({}, {'masks': str(tmp_path / 'masks')}):
+        found = [evaluate_tool.run(
+            '', str(tmp_path / images_of), str(tmp_path / 'result'), None, None,
+            evaluate_tool.Options(predictions=str(tmp_path / 'A'), metrics=('psnr',),
+                                  hole_ranges=((0.1, 0.9),), **options))
+            for images_of in ('images', 'same')]
+        assert found[0]['psnr'] == found[1]['psnr']
+    assert list(make_grid.load(
+        str(tmp_path / 'images'), str(tmp_path / 'masks'), {'A': str(tmp_path / 'A')},
+        [decomposed])) == [composed]
+
+
 # Places for results.
 
 

@@ -50,6 +50,8 @@ def read(path: str) -> dict[str, Any]:
     if missing:
         raise ValueError(f'{path} is no result of tools/evaluate.py: it lacks '
                          f'{", ".join(sorted(missing))}.')
+    report['images'] = {image_files.composed(name): row
+                        for name, row in report['images'].items()}
     return report
 
 

@@ -296,7 +296,7 @@ def save_predictions(folder: str, stream: Iterable[Mapping[str, Any]],
                      painter: methods.Painter) -> None:
     """Writes composites, R x R, as PNG files that --predictions reads."""
     for batch in stream:
-        stems = [methods.stem(name) for name in batch['name']]
+        stems = [image_files.stem_of(name) for name in batch['name']]
         masks = masks_of(stems)
         output = painter.paint(stems, batch['image'], masks)
         composites = np.asarray(model_io.to_uint8(model_io.composite(
@@ -348,7 +348,7 @@ def run(checkpoint: str, images: str, out: str, seed: int | None = None,
     if options.masks or options.predictions:
         if not hasattr(source, 'names'):
             raise ValueError('--masks and --predictions need --images, a folder.')
-        stems = [methods.stem(name) for name in source.names[:count]]
+        stems = [image_files.stem_of(name) for name in source.names[:count]]
     check_out(out, images, stems or getattr(source, 'names', [])[:1], options)
     devices = jax.local_device_count()
     batch_size = (config.eval.batch_size if config is not None

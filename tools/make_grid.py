@@ -68,10 +68,11 @@ def load(images: os.PathLike | str, masks: os.PathLike | str,
       ValueError: something is missing, of another size, or unreadable.
     """
     known = image_files.by_stem(images)
+    stems = [image_files.composed(s) for s in stems]
     if unknown := [s for s in stems if s not in known]:
         raise ValueError(
             f'{storage.shown(images)}: no image {storage.listed(unknown)}')
-    stems = (list(stems) or painted_by_any(known, methods))[:rows]
+    stems = (stems or painted_by_any(known, methods))[:rows]
     files = {'mask': mask_files.files_of(masks, stems, 'mask')}
     resolution = image_files.stored_size(files['mask'][stems[0]])[0]
     mask_files.check_sizes(files['mask'], resolution, 'mask')

@@ -391,12 +391,17 @@ def _is_folder(entry):
         return False
 
 
-def stem_of(name):
-    """A file's name without extension, composed (NFC).
+def stem_of(name: str) -> str:
+    """A file's name without extension, `composed`."""
+    return composed(os.path.splitext(name)[0])
+
+
+def composed(name: str) -> str:
+    """A name as it is compared and remembered (NFC).
 
     macOS decomposes accents in names, other systems do not: both are one name.
     """
-    return unicodedata.normalize('NFC', os.path.splitext(name)[0])
+    return unicodedata.normalize('NFC', name)
 
 
 def other_kinds(names):

@@ -5,6 +5,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 from absl import logging
 
+from migan_jax.data import images
 from migan_jax.data import sources
 
 # Names of folders and of TFDS splits, the likeliest first; any case.
@@ -126,7 +127,8 @@ def _count(images, share, where):
 def _held_out(whole, share, first, seed, known, by_name):
     names = whole.names
     count = _count(len(names), share, whole.where)
-    there = set(known) & set(names)
+    known = {images.composed(name) for name in known}
+    there = {name for name in names if images.composed(name) in known}
     if there and len(there) < len(names):
         if gone := len(known) - len(there):
             logging.warning('%d of the %d images held out before are no longer in %s',

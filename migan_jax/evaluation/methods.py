@@ -22,6 +22,7 @@ import ml_collections
 import numpy as np
 
 from migan_jax.cli import duration
+from migan_jax.data import images as image_files
 from migan_jax.data import masks as masks_lib
 from migan_jax.devices import AXIS
 from migan_jax.devices import replicate
@@ -235,11 +236,6 @@ class Progress:
                   f'{duration(max(left, 0))} left')
 
 
-def stem(name: str) -> str:
-    """The name of an image without its extension: what masks and predictions have."""
-    return os.path.splitext(name)[0]
-
-
 def measure(batches: Iterable[dict[str, Any]], masks_of: Callable[[Sequence[str]], np.ndarray],
             painter: Painter, scorer: Scorer, parts: Parts, progress: Progress) -> Results:
     """Paints and measures every image, or takes what is stored.
@@ -262,7 +258,7 @@ def measure(batches: Iterable[dict[str, Any]], masks_of: Callable[[Sequence[str]
     names, rows, real = [], [], []
     for part in _parts_of(batches):
         valid = np.concatenate([batch['valid'] for batch in part])
-        stems = [[stem(name) for name in batch['name']] for batch in part]
+        stems = [[image_files.stem_of(name) for name in batch['name']] for batch in part]
         flat = sum(stems, [])
         masks = [masks_of(group) for group in stems]
         images = np.concatenate([batch['image'] for batch in part])
@@ -354,7 +350,7 @@ def classical_means(batches: Iterable[dict[str, Any]],
     """
     rows = []
     for batch in batches:
-        masks = masks_of([stem(name) for name in batch['name']])
+        masks = masks_of([image_files.stem_of(name) for name in batch['name']])
         measured = figures_lib.measure_classical(
             figures_lib.CLASSICAL, batch['image'], masks)
         rows.append({name: values[batch['valid']] for name, values in measured.items()})

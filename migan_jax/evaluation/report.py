@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from migan_jax.data import images as image_files
 from migan_jax.evaluation import classical
 from migan_jax.evaluation import figures as figures_lib
 from migan_jax.evaluation import methods
@@ -154,7 +155,7 @@ def sample_grid(batch: dict, masks_of: Callable, painter: methods.Painter,
       u8[rows * R, 5 R, 3], see `step.grid_rows`; mean absolute difference of raw output
       and original where the masks say known, and in holes, range [-1, 1].
     """
-    stems = [methods.stem(name) for name in batch['name']]
+    stems = [image_files.stem_of(name) for name in batch['name']]
     masks = masks_of(stems)
     output = np.asarray(painter.paint(stems, batch['image'], masks))
     image, mask = model_io.from_uint8(batch['image']), masks.astype(np.float32)

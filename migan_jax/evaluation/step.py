@@ -5,7 +5,6 @@ one fixed free-form mask per image name, drawn on the device.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-import os
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 import numpy as np
 
+from migan_jax.data import images as image_files
 from migan_jax.data import masks
 from migan_jax.devices import AXIS
 from migan_jax.devices import replicate
@@ -137,8 +137,8 @@ def _run(evaluation, params, variables, batch):
     devices = jax.local_device_count()
     shard = lambda x: x.reshape(devices, -1, *x.shape[1:])
     gather = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])
-    # Without the extension, as `tools/make_masks.py` does: the same masks.
-    stems = [os.path.splitext(name)[0] for name in batch['name']]
+    # As `tools/make_masks.py` has them: the same masks.
+    stems = [image_files.stem_of(name) for name in batch['name']]
     keys = mask_keys_of(evaluation.seed, stems)
     measured, features, pictures = evaluation.step(
         params, variables, evaluation.networks, shard(batch['image']), shard(keys))
