@@ -50,8 +50,8 @@ class Painter(NamedTuple):
       identity: stems -> str, a hash of everything besides image and mask that the
         result depends on.
     """
-    paint: Callable
-    identity: Callable
+    paint: Callable[[Sequence[str], np.ndarray, np.ndarray], np.ndarray]
+    identity: Callable[[Sequence[str]], str]
 
 
 class Scorer(NamedTuple):
@@ -66,10 +66,10 @@ class Scorer(NamedTuple):
       classical: names of the classical figures that are measured besides.
     """
     figures: Callable
-    features: Callable
-    networks: Any
+    features: Callable | None
+    networks: networks_lib.Networks
     identity: str
-    classical: tuple = ()
+    classical: tuple[str, ...] = ()
 
 
 class Results(NamedTuple):
@@ -81,10 +81,10 @@ class Results(NamedTuple):
       real, fake: f32[N, 2048] features of originals and composites; None without an
         Inception.
     """
-    names: list
-    figures: dict
-    real: np.ndarray
-    fake: np.ndarray
+    names: list[str]
+    figures: dict[str, np.ndarray]
+    real: np.ndarray | None
+    fake: np.ndarray | None
 
 
 def make_scorer(protocol: inception.Protocol, loaded: networks_lib.Loaded,

@@ -49,8 +49,8 @@ class Loaded(NamedTuple):
       missing: {metric: sentence} for those left out.
     """
     networks: Networks
-    files: dict
-    missing: dict
+    files: dict[str, str]
+    missing: dict[str, str]
 
 
 def load_networks(protocol: inception.Protocol, folder: str = '',

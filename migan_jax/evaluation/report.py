@@ -4,7 +4,7 @@
 training computes the same figures on the device (`step`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -34,15 +34,15 @@ class Judge(NamedTuple):
       left_out: {figure: why it is not among them}.
     """
     protocol: inception.Protocol
-    names: tuple
+    names: tuple[str, ...]
     scorer: methods.Scorer
-    files: dict
-    left_out: dict
+    files: dict[str, str]
+    left_out: dict[str, str]
 
 
 class Range(NamedTuple):
     """Bounds of the hole share and their label; None and '' for given masks."""
-    bounds: Any
+    bounds: tuple[float, float] | None
     label: str
 
     def title(self) -> str:
@@ -61,10 +61,10 @@ class Outcome(NamedTuple):
       summary: of `figures.summarize`.
       whole: {figure: value} of the whole set.
     """
-    names: list
-    columns: dict
-    summary: dict
-    whole: dict
+    names: list[str]
+    columns: dict[str, np.ndarray]
+    summary: dict[str, dict[str, Any]]
+    whole: dict[str, float]
 
 
 def check_names(names: Sequence[str], what: str) -> None:
@@ -74,7 +74,7 @@ def check_names(names: Sequence[str], what: str) -> None:
                          f'{", ".join(figures_lib.NAMES)}.')
 
 
-def too_small(side: int, names: Sequence[str]) -> dict:
+def too_small(side: int, names: Sequence[str]) -> dict[str, str]:
     """{'lpips': why it is left out} if pictures are too small for AlexNet, else {}."""
     if 'lpips' not in names or side >= lpips.MIN_SIDE:
         return {}
@@ -141,7 +141,7 @@ def measure(judge: Judge, batches: Iterable[dict[str, Any]], masks_of: Callable,
         methods.set_figures(results, judge.protocol, whole) if whole else {})
 
 
-def sample_grid(batch: dict, masks_of: Callable, painter: methods.Painter,
+def sample_grid(batch: Mapping[str, Any], masks_of: Callable, painter: methods.Painter,
                 rows: int) -> tuple[np.ndarray, float, float]:
     """A picture of the first samples, and how far the output is from the originals.
 
@@ -183,7 +183,7 @@ def finite(value: Any) -> Any:
     return value
 
 
-def means(outcomes: Sequence[Outcome]) -> dict:
+def means(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """{figure: mean over the images of all outcomes}, and 'images', their number.
 
     Figures of a whole set are among them where there is one outcome only: those of
@@ -198,7 +198,8 @@ def means(outcomes: Sequence[Outcome]) -> dict:
             **{name: figure['mean'] for name, figure in together.items()}, **whole}
 
 
-def per_image(ranges: Sequence[Range], outcomes: Sequence[Outcome]) -> dict:
+def per_image(ranges: Sequence[Range], outcomes: Sequence[Outcome]
+              ) -> dict[str, dict[str, dict[str, float]]]:
     """{image: {label of the range, or 'masks': {figure: value}}}."""
     table = {name: {} for name in outcomes[0].names}
     for hole_range, outcome in zip(ranges, outcomes):
@@ -233,7 +234,7 @@ def figures_table(names: Sequence[str], ranges: Sequence[Range],
     return '\n'.join(lines)
 
 
-def cell(figure: dict, digits: int) -> str:
+def cell(figure: Mapping[str, Any], digits: int) -> str:
     """A mean and its interval."""
     if figure['interval'] is None:
         return '-'

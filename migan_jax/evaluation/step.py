@@ -36,7 +36,7 @@ class Evaluation(NamedTuple):
     """
     step: Callable
     seed: int
-    networks: Any
+    networks: networks_lib.Networks
     protocol: inception.Protocol
 
 
