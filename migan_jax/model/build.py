@@ -1,8 +1,14 @@
 """Networks from a config."""
 
+from collections.abc import Callable
+from collections.abc import Mapping
+import typing
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from migan_jax.devices import Array
 from migan_jax.model import comodgan
 from migan_jax.model.discriminator import Discriminator
 from migan_jax.model.fuse import fuse
@@ -10,8 +16,13 @@ from migan_jax.model.generator import Generator
 from migan_jax.model.layers import check_resolution
 from migan_jax.model.layers import ConvSpec
 
+if typing.TYPE_CHECKING:
+    import ml_collections
 
-def activation_dtype(name):
+AnyGenerator = Generator | comodgan.Generator
+
+
+def activation_dtype(name: str) -> jax.typing.DTypeLike:
     """The dtype that a config calls 'float32' or 'bfloat16'.
 
     With JAX_ENABLE_X64=1 also 'float64', for comparisons without rounding.
@@ -25,7 +36,7 @@ def activation_dtype(name):
     return dtypes[name]
 
 
-def conv_spec(model_config, *, fused=False):
+def conv_spec(model_config: 'ml_collections.ConfigDict', *, fused: bool = False) -> ConvSpec:
     """`layers.ConvSpec` of config.model."""
     return ConvSpec(
         branches=model_config.branches,
@@ -34,7 +45,7 @@ def conv_spec(model_config, *, fused=False):
         dtype=activation_dtype(model_config.dtype))
 
 
-def is_comodgan(config):
+def is_comodgan(config: 'ml_collections.ConfigDict') -> bool:
     """Whether config.model describes a Co-Mod-GAN, not a MI-GAN."""
     if config.model.kind not in ('migan', 'comodgan'):
         raise ValueError(f'config.model.kind is {config.model.kind!r}; expected migan '
@@ -42,7 +53,8 @@ def is_comodgan(config):
     return config.model.kind == 'comodgan'
 
 
-def build_generator(config, *, fused=False):
+def build_generator(config: 'ml_collections.ConfigDict', *, fused: bool = False
+                    ) -> AnyGenerator:
     """Generator of a config, in its training form or deployed (`fused`).
 
     Co-Mod-GAN has one form only.
@@ -63,7 +75,8 @@ def build_generator(config, *, fused=False):
                      model.get('fill', False), model.get('fill_passes', 0))
 
 
-def build_discriminator(config):
+def build_discriminator(config: 'ml_collections.ConfigDict'
+                        ) -> Discriminator | comodgan.Discriminator:
     """The discriminator that goes with a config's generator."""
     model = config.model
     if is_comodgan(config):
@@ -72,7 +85,7 @@ def build_discriminator(config):
     return Discriminator(model.resolution, model.ch_base, model.ch_max, conv_spec(model))
 
 
-def init_generator(generator, key):
+def init_generator(generator: AnyGenerator, key: jax.Array) -> dict[str, Any]:
     """Variables of a generator at the start of training.
 
     Args:
@@ -95,19 +108,22 @@ def init_generator(generator, key):
     return variables
 
 
-def deployed_params(config, params):
+def deployed_params(config: 'ml_collections.ConfigDict', params: Mapping[str, Any]
+                    ) -> Mapping[str, Any]:
     """Parameters of `build_generator(config, fused=True)` from trained ones."""
     return params if is_comodgan(config) else jax.device_get(fuse(params))
 
 
-def abstract_variables(config, *, fused=False):
+def abstract_variables(config: 'ml_collections.ConfigDict', *, fused: bool = False
+                       ) -> dict[str, Any]:
     """Shapes and dtypes of the variables of `build_generator(config, fused=fused)`."""
     generator = build_generator(config, fused=fused)
     # The key within: outside it would be computed, by two compiled programs.
     return jax.eval_shape(lambda: init_generator(generator, jax.random.key(0)))
 
 
-def deployed_forward(generator, variables, x, z=None):
+def deployed_forward(generator: AnyGenerator, variables: Mapping[str, Any],
+                     x: Array, z: jax.Array | None = None) -> jax.Array:
     """What a generator paints once training is over: with constant noise.
 
     Every evaluation, tool and export applies a generator through this function.
@@ -124,7 +140,7 @@ def deployed_forward(generator, variables, x, z=None):
     return generator.apply(variables, x, 'const', z)[0]
 
 
-def make_painter(generator):
+def make_painter(generator: AnyGenerator) -> Callable[..., jax.Array]:
     """`deployed_forward`, compiled, with one latent for all samples.
 
     A sample's neighbours in a batch don't matter then.

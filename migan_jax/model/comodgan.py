@@ -8,6 +8,7 @@ features of its own resolution.
 Parameters are float32; convolutions run in `dtype`, styles and images in float32.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
@@ -33,7 +34,7 @@ from migan_jax.model.ops import up2
 W_AVG_DECAY = 0.995
 
 
-def latent_count(resolution):
+def latent_count(resolution: int) -> int:
     """Style inputs of a generator: one per 3x3 convolution and a last torgb.
 
     Args:
@@ -45,7 +46,7 @@ def latent_count(resolution):
     return 2 * resolution.bit_length() - 4
 
 
-def flatten_chw(x):
+def flatten_chw(x: jax.Array) -> jax.Array:
     """[B, H, W, C] -> [B, C H W], in the published order (C, H, W)."""
     return jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)
 
@@ -70,7 +71,7 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         k, ci = self.size, x.shape[-1]
         kernel = self.param('kernel', nn.initializers.normal(1.0),
                             (k, k, ci, self.features))
@@ -99,7 +100,7 @@ class ModulatedConv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, w, noise_mode):
+    def __call__(self, x: jax.Array, w: jax.Array, noise_mode: str) -> jax.Array:
         ci = x.shape[-1]
         style = Dense(ci, bias_init=1.0, name='affine')(w)                   # [B, ci]
         kernel = self.param('kernel', nn.initializers.normal(1.0),
@@ -126,7 +127,7 @@ class ToRGB(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, w):
+    def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
         ci = x.shape[-1]
         style = Dense(ci, bias_init=1.0, name='affine')(w) * ci**-0.5        # [B, ci]
         kernel = self.param('kernel', nn.initializers.normal(1.0), (1, 1, ci, 3))
@@ -145,7 +146,7 @@ class Mapping(nn.Module):
     layers: int
 
     @nn.compact
-    def __call__(self, z):
+    def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = z * jax.lax.rsqrt(jnp.mean(jnp.square(z), 1, keepdims=True) + EPS)
         for i in range(self.layers):
             x = Dense(self.w_dim, activate=True, lr_multiplier=0.01, name=f'fc{i}')(x)
@@ -164,7 +165,7 @@ class EncoderBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         if self.from_input:
             x = Conv(self.features, 1, dtype=self.dtype, name='fromrgb')(x)
         skip = Conv(self.features, dtype=self.dtype, name='conv0')(x)
@@ -180,7 +181,7 @@ class EncoderEnd(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         skip = Conv(self.features, dtype=self.dtype, name='conv')(x)
         x = Dense(self.global_dim, activate=True, name='fc')(flatten_chw(skip))
         return nn.Dropout(self.dropout, deterministic=not self.has_rng('dropout'))(
@@ -197,7 +198,7 @@ class Encoder(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[int, jax.Array]]:
         ch = lambda r: channels(r, self.ch_base, self.ch_max)
         skips = {}
         for r in resolutions(self.resolution):
@@ -214,7 +215,8 @@ class DecoderStart(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, skip, styles, noise_mode):
+    def __call__(self, x: jax.Array, skip: jax.Array, styles: Callable[[int], jax.Array],
+                 noise_mode: str) -> tuple[jax.Array, jax.Array]:
         x = Dense(16 * self.features, activate=True, name='fc')(x)
         x = jnp.transpose(x.reshape(-1, self.features, 4, 4), (0, 2, 3, 1))
         x = ModulatedConv(self.features, dtype=self.dtype, name='conv')(
@@ -229,7 +231,8 @@ class DecoderBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, skip, styles, noise_mode):
+    def __call__(self, x: jax.Array, skip: jax.Array, styles: Callable[[int], jax.Array],
+                 noise_mode: str) -> tuple[jax.Array, jax.Array]:
         x = ModulatedConv(self.features, up=True, dtype=self.dtype, name='conv0')(
             x, styles(self.first), noise_mode)
         x = ModulatedConv(self.features, dtype=self.dtype, name='conv1')(
@@ -245,7 +248,8 @@ class Decoder(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, skips, ws, noise_mode):
+    def __call__(self, x: jax.Array, skips: dict[int, jax.Array], ws: jax.Array, noise_mode: str
+                 ) -> tuple[jax.Array, dict[int, jax.Array]]:
         # Co-modulation: every style comes from both w and the global feature.
         styles = lambda i: jnp.concatenate([ws[:, i], x_global], 1)
         x_global = x
@@ -284,13 +288,13 @@ class Generator(nn.Module):
     dropout: float = 0.5
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         shared = (self.resolution, self.ch_base, self.ch_max)
         self.mapping = Mapping(self.w_dim, self.mapping_layers)
         self.encoder = Encoder(*shared, self.global_dim, self.dropout, self.dtype)
         self.decoder = Decoder(*shared, self.dtype)
 
-    def latents(self, keys):
+    def latents(self, keys: jax.Array) -> jax.Array:
         """Draws z.
 
         Args:
@@ -301,7 +305,7 @@ class Generator(nn.Module):
         """
         return jax.vmap(lambda key: jax.random.normal(key, (self.z_dim,)))(keys)
 
-    def map(self, z, psi=1.0):
+    def map(self, z: jax.Array, psi: float = 1.0) -> jax.Array:
         """Mapped latents, one per style input.
 
         Args:
@@ -316,12 +320,14 @@ class Generator(nn.Module):
         return jnp.broadcast_to(
             w[:, None], (len(w), latent_count(self.resolution), self.w_dim))
 
-    def synthesize(self, x, ws, noise_mode='random'):
+    def synthesize(self, x: jax.Array, ws: jax.Array, noise_mode: str = 'random'
+                   ) -> tuple[jax.Array, dict[int, jax.Array]]:
         """As `__call__`, from mapped latents f32[B, latent_count(R), w_dim]."""
         x_global, skips = self.encoder(x)
         return self.decoder(x_global, skips, ws, noise_mode)
 
-    def __call__(self, x, noise_mode='random', z=None, psi=1.0):
+    def __call__(self, x: jax.Array, noise_mode: str = 'random', z: jax.Array | None = None,
+                 psi: float = 1.0) -> tuple[jax.Array, dict[int, jax.Array]]:
         """Paints the holes.
 
         Args:
@@ -355,7 +361,7 @@ class ResidualBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         if self.from_input:
             x = Conv(self.features, 1, dtype=self.dtype, name='fromrgb')(x)
         skip = Conv(self.out_features, 1, down=True, gain=SQRT_HALF, use_bias=False,
@@ -380,7 +386,7 @@ class Discriminator(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Scores images.
 
         Args:

@@ -27,7 +27,7 @@ class ResidualBlock(nn.Module):
     from_input: bool = False
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         if self.from_input:
             # In float32, as far as the activation: the image's gradient, which the
             # generator learns from, is a product with this kernel, and rounding the
@@ -60,7 +60,7 @@ class Discriminator(nn.Module):
     spec: ConvSpec = ConvSpec()
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Scores images.
 
         Args:

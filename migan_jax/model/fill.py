@@ -24,12 +24,12 @@ SMALLEST_SHARE = 2.0**-10
 FLAG = 'starting_fill'
 
 
-def flag_value(passes):
+def flag_value(passes: int) -> np.ndarray:
     """f32[]: 1 + passes; 1 is what models had before there were passes."""
     return np.array(1 + passes, np.float32)
 
 
-def starting_fill(x, passes):
+def starting_fill(x: jax.Array, passes: int) -> jax.Array:
     """Fills the holes of a generator's input by what surrounds them.
 
     Each level halves the one before: a pixel is the mean of those of its four parents
@@ -81,7 +81,7 @@ def _halve(x):
     return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), (2, 4))
 
 
-def resize2(x):
+def resize2(x: jax.Array) -> jax.Array:
     """Bilinear to twice the size, pixel centres at half-integers, edges repeated.
 
     Args:

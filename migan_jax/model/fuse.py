@@ -1,6 +1,9 @@
 """Training parameters <-> deployed parameters, and branches -> their sum."""
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import math
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +12,8 @@ from migan_jax.model.layers import effective_kernel
 _KERNELS = ('branches', 'branch_sum', 'kernel')
 
 
-def map_kernels(params, function):
+def map_kernels(params: Mapping[str, Any], function: Callable[[Mapping[str, Any]], Any]
+                ) -> dict[str, Any]:
     """Replaces every convolution kernel's parameters by `function(of them)`."""
     result = {}
     for name, value in params.items():
@@ -22,7 +26,7 @@ def map_kernels(params, function):
     return result
 
 
-def fuse(params):
+def fuse(params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of a deployed generator (`ConvSpec(fused=True)`), equal output.
 
     Sums the branches and divides by the norm once, so that the deployed network
@@ -37,7 +41,7 @@ def fuse(params):
     return map_kernels(params, lambda kernel: {'kernel': effective_kernel(kernel)})
 
 
-def unfold(params, like):
+def unfold(params: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
     """Training parameters with the effective kernels of deployed ones: fine-tuning.
 
     A kernel's size is lost when it is normalised, and it decides how fast the kernel

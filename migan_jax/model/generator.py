@@ -3,6 +3,7 @@
 import dataclasses
 
 from flax import linen as nn
+import jax
 import jax.numpy as jnp
 
 from migan_jax.model.fill import starting_fill
@@ -25,7 +26,7 @@ class EncoderBlock(nn.Module):
     from_input: bool = False
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         if self.from_input:
             x = PointwiseConv(self.features, self.spec, use_branches=False,
                               activate=True, name='fromrgb')(x)
@@ -42,7 +43,7 @@ class Encoder(nn.Module):
     spec: ConvSpec
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[int, jax.Array]]:
         ch = lambda r: channels(r, self.ch_base, self.ch_max)
         skips = {}
         for r in resolutions(self.resolution):
@@ -61,7 +62,8 @@ class DecoderBlock(nn.Module):
     noise: bool
 
     @nn.compact
-    def __call__(self, x, skip, noise_mode):
+    def __call__(self, x: jax.Array, skip: jax.Array, noise_mode: str
+                 ) -> tuple[jax.Array, jax.Array]:
         x = ConvBlock(self.features, self.spec, up=self.up, noise=self.noise,
                       name='conv1')(x, noise_mode)
         x = ConvBlock(self.features, self.spec, noise=self.noise,
@@ -80,7 +82,8 @@ class Decoder(nn.Module):
     noise_at_4x4: bool
 
     @nn.compact
-    def __call__(self, x, skips, noise_mode):
+    def __call__(self, x: jax.Array, skips: dict[int, jax.Array], noise_mode: str
+                 ) -> tuple[jax.Array, dict[int, jax.Array]]:
         rgbs = {}
         image = None
         for r in (4, *reversed(tuple(resolutions(self.resolution)))):
@@ -113,12 +116,13 @@ class Generator(nn.Module):
     fill: bool = False
     fill_passes: int = 0
 
-    def latents(self, keys):
+    def latents(self, keys: jax.Array) -> None:
         """None for any [B] keys: MI-GAN has no latent, Co-Mod-GAN draws its z here."""
         return None
 
     @nn.compact
-    def __call__(self, x, noise_mode='random', z=None):
+    def __call__(self, x: jax.Array, noise_mode: str = 'random', z: None = None
+                 ) -> tuple[jax.Array, dict[int, jax.Array]]:
         """Paints the holes.
 
         Args:

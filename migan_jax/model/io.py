@@ -7,9 +7,11 @@ Mask polarity everywhere: 1 (255 in u8) = known, 0 = hole.  All functions take j
 import jax.numpy as jnp
 import numpy as np
 
+from migan_jax.devices import Array
 
 
-def model_input(image, mask):
+
+def model_input(image: Array, mask: Array) -> Array:
     """The generator's input.
 
     Args:
@@ -22,7 +24,7 @@ def model_input(image, mask):
     return _numpy_of(image).concatenate([_centred(mask), image * mask], axis=-1)
 
 
-def critic_input(image, mask):
+def critic_input(image: Array, mask: Array) -> Array:
     """The discriminator's input: `[mask - 0.5, image]`, f[..., H, W, 4].
 
     Shapes and polarity as in `model_input`; the image is not masked, because the
@@ -31,7 +33,7 @@ def critic_input(image, mask):
     return _numpy_of(image).concatenate([_centred(mask), image], axis=-1)
 
 
-def composite(output, image, mask):
+def composite(output: Array, image: Array, mask: Array) -> Array:
     """`output` in the hole, `image` where it is known; dtype kept.
 
     Args:
@@ -44,12 +46,12 @@ def composite(output, image, mask):
     return output * (mask.dtype.type(1) - mask) + image * mask
 
 
-def from_uint8(x):
+def from_uint8(x: Array) -> Array:
     """u8 levels 0..255 -> float32 in [-1, 1]; `to_uint8` returns the same levels."""
     return x.astype(np.float32) / 127.5 - 1
 
 
-def to_uint8(x):
+def to_uint8(x: Array) -> Array:
     """f[...] in [-1, 1] -> u8, rounded half up: floor(clip(127.5 x + 128, 0, 255)).
 
     This is also the truncation to u8 of the StyleGAN evaluation protocol.

@@ -3,6 +3,8 @@
 Everything is NHWC / HWIO.
 """
 
+from collections.abc import Iterator
+from collections.abc import Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from migan_jax.devices import Array
 from migan_jax.model.ops import add_broadcast
 from migan_jax.model.ops import at_least_float32
 from migan_jax.model.ops import conv1x1
@@ -47,7 +50,7 @@ class ConvSpec:
     dtype: Any = jnp.float32
 
     @property
-    def recompute(self):
+    def recompute(self) -> bool:
         """Whether the backward pass computes depthwise outputs anew.
 
         In half precision, as accelerators train: nine multiplications cost them less
@@ -57,19 +60,19 @@ class ConvSpec:
         return jnp.finfo(self.dtype).bits < 32
 
 
-def channels(resolution, ch_base, ch_max):
+def channels(resolution: int, ch_base: int, ch_max: int) -> int:
     """Channels at a resolution, ch(r) = min(ch_base / r, ch_max) (Table S.4)."""
     return min(ch_base // resolution, ch_max)
 
 
-def resolutions(resolution):
+def resolutions(resolution: int) -> Iterator[int]:
     """Yields `resolution` and its halves down to 8; 4 is a block of its own."""
     while resolution >= 8:
         yield resolution
         resolution //= 2
 
 
-def check_resolution(resolution):
+def check_resolution(resolution: int) -> None:
     """Raises ValueError unless `resolution` is a power of two from 16."""
     if resolution < 16 or resolution & (resolution - 1):
         raise ValueError(
@@ -77,7 +80,7 @@ def check_resolution(resolution):
             '64, 128, 256, 512, ...): set config.model.resolution to one of these.')
 
 
-def check_input(x, resolution, network):
+def check_input(x: jax.Array, resolution: int, network: str) -> None:
     """Raises ValueError unless x is [B, R, R, 4] and R a power of two from 16.
 
     Args:
@@ -95,12 +98,12 @@ def check_input(x, resolution, network):
 # --- kernels ------------------------------------------------------------------
 
 
-def sum_branches(branches):
+def sum_branches(branches: Array) -> Array:
     """Sum of n branch kernels: [n, ..., co] -> [..., co], sum_i w_i / sqrt(n)."""
     return branches.sum(0) * float(branches.shape[0])**-0.5
 
 
-def normalize_kernel(kernel):
+def normalize_kernel(kernel: Array) -> Array:
     """Divides every output channel (last axis) by its L2 norm: [..., co].
 
     A NumPy array on the host, where nothing is compiled for it.
@@ -112,7 +115,7 @@ def normalize_kernel(kernel):
         jnp.sum(jnp.square(kernel), axes, keepdims=True) + EPS)
 
 
-def effective_kernel(params):
+def effective_kernel(params: Mapping[str, Array]) -> Array:
     """The kernel that a convolution applies, from its training parameters.
 
     Args:
@@ -142,7 +145,7 @@ class Kernel(nn.Module):
     use_branches: bool = True
 
     @nn.compact
-    def __call__(self):
+    def __call__(self) -> jax.Array:
         init = nn.initializers.normal(1.0)
         n = self.spec.branches
         if self.spec.fused:
@@ -169,7 +172,7 @@ class Noise(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, x, mode):
+    def __call__(self, x: jax.Array, mode: str) -> jax.Array:
         b, h, w, _ = x.shape
         strength = self.param('strength', nn.initializers.zeros, ())
         plane = self.variable(
@@ -208,7 +211,7 @@ class ConvBlock(nn.Module):
     gain: float = 1.0
 
     @nn.compact
-    def __call__(self, x, noise_mode='none'):
+    def __call__(self, x: jax.Array, noise_mode: str = 'none') -> jax.Array:
         dtype = self.spec.dtype
         ci = x.shape[-1]
         if self.spec.depthwise:
@@ -253,7 +256,7 @@ class PointwiseConv(nn.Module):
     precision: Any = None
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         dtype = self.spec.dtype
         kernel = Kernel((1, 1, x.shape[-1], self.features), self.spec,
                         self.use_branches, name='pointwise')().astype(dtype)
@@ -293,7 +296,7 @@ class Dense(nn.Module):
     lr_multiplier: float = 1.0
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         fan_in, m = x.shape[-1], self.lr_multiplier
         kernel = self.param(
             'kernel', nn.initializers.normal(1.0 / m), (fan_in, self.features))
@@ -303,12 +306,12 @@ class Dense(nn.Module):
         return lrelu(x) if self.activate else x
 
 
-def std_group(count):
+def std_group(count: int) -> int:
     """How many samples `minibatch_std` compares: the largest divisor of `count` up to 4."""
     return max(group for group in (1, 2, 3, 4) if count % group == 0)
 
 
-def minibatch_std(x):
+def minibatch_std(x: jax.Array) -> jax.Array:
     """Appends the standard deviation over groups of samples as one channel.
 
     Samples j, j + N/4, j + 2N/4, j + 3N/4 form a group.  If 4 does not divide N

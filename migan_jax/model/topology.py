@@ -5,6 +5,7 @@ the input to the image. What a format alone knows (its layout, its convolutions,
 filters) is in that object, and which layer follows which is here.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -46,10 +47,10 @@ class Layer(NamedTuple):
     def in_decoder(self) -> bool:
         return self.part == 'decoder'
 
-    def __str__(self):
+    def __str__(self) -> str:
         return '.'.join(self.path)
 
-    def of(self, tree) -> Any:
+    def of(self, tree: Mapping[str, Any]) -> Any:
         """Its own part of a nested dict of parameters."""
         for name in self.path:
             tree = tree[name]
@@ -59,23 +60,23 @@ class Layer(NamedTuple):
 class Operators(Protocol):
     """What a format makes of each step; a value is whatever the format works on."""
 
-    def fromrgb(self, x, layer: Layer):
+    def fromrgb(self, x: Any, layer: Layer) -> Any:
         """1x1 convolution of the input with bias and activation."""
 
-    def block(self, x, layer: Layer):
+    def block(self, x: Any, layer: Layer) -> Any:
         """Depthwise 3x3, activation, [down], 1x1, [up], [noise], activation."""
 
-    def torgb(self, x, layer: Layer):
+    def torgb(self, x: Any, layer: Layer) -> Any:
         """1x1 convolution to 3 channels with bias."""
 
-    def add(self, x, y):
+    def add(self, x: Any, y: Any) -> Any:
         """The sum of two values of one shape; both are read for the last time."""
 
-    def up2(self, image, resolution: int):
+    def up2(self, image: Any, resolution: int) -> Any:
         """FIR upsampling of the image to `resolution`; it is read for the last time."""
 
 
-def walk(operators: Operators, x, resolution: int):
+def walk(operators: Operators, x: Any, resolution: int) -> Any:
     """The generator from its input [mask - 0.5, image * mask], mask 1 = known.
 
     Args:
@@ -131,7 +132,7 @@ def layers(resolution: int) -> list[Layer]:
     return lister.layers
 
 
-def noise_planes(variables) -> dict[str, np.ndarray]:
+def noise_planes(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """{layer: f32[r, r]}, noise times strength; strengths of 0 are left out.
 
     Args:
