@@ -1,9 +1,7 @@
 """Networks from a config."""
 
-from collections.abc import Callable
-from collections.abc import Mapping
-import typing
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +14,7 @@ from migan_jax.model.generator import Generator
 from migan_jax.model.layers import check_resolution
 from migan_jax.model.layers import ConvSpec
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
     import ml_collections
 
 AnyGenerator = Generator | comodgan.Generator

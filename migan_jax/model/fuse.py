@@ -1,7 +1,6 @@
 """Training parameters <-> deployed parameters, and branches -> their sum."""
 
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import math
 from typing import Any
 

@@ -3,8 +3,7 @@
 Everything is NHWC / HWIO.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 from typing import Any
