@@ -6,22 +6,26 @@ image decoders and threads (decoders release the interpreter lock).
 """
 
 import collections
+from collections.abc import Iterator
 import concurrent.futures
 import functools
 import itertools
+from typing import Any
 
 import numpy as np
 
 from migan_jax.data import images
 from migan_jax.data.sources import random_stream
 from migan_jax.data.sources import SAMPLE_STREAM
+from migan_jax.data.sources import Source
 
 CROPS = ('squash', 'center', 'random')
 
 
-def train_batches(source, *, resolution, batch_size, seed, start_batch=0, host_index=0,
-                  host_count=1, crop='squash', min_crop=1.0, flip=True, workers=2,
-                  prefetch=4):
+def train_batches(source: Source, *, resolution: int, batch_size: int, seed: int,
+                  start_batch: int = 0, host_index: int = 0, host_count: int = 1,
+                  crop: str = 'squash', min_crop: float = 1.0, flip: bool = True,
+                  workers: int = 2, prefetch: int = 4) -> Iterator[dict[str, np.ndarray]]:
     """Endless shuffled batches; close the iterator (or drop it) to end its threads.
 
     Batch k depends only on the arguments and k: each epoch's permutation is drawn from
@@ -105,8 +109,9 @@ def train_batches(source, *, resolution, batch_size, seed, start_batch=0, host_i
     return _run_ahead(jobs, workers, prefetch)
 
 
-def eval_batches(source, *, resolution, batch_size, host_index=0, host_count=1,
-                 crop='squash', limit=None, workers=2, prefetch=4):
+def eval_batches(source: Source, *, resolution: int, batch_size: int, host_index: int = 0,
+                 host_count: int = 1, crop: str = 'squash', limit: int | None = None,
+                 workers: int = 2, prefetch: int = 4) -> Iterator[dict[str, Any]]:
     """Every image once, over all hosts together, in a fixed order.
 
     Every host yields equally many batches. The end is padded with zeros. An image that

@@ -119,7 +119,7 @@ def _of_alpha(pixels):
     return alpha.copy(), 'a picture with parts cut out: what is transparent is the hole'
 
 
-def luma(rgb):
+def luma(rgb: np.ndarray) -> np.ndarray:
     """Integer luma: u8[..., 3] -> i32[...], grey levels keep their value."""
     return (rgb.astype(np.int32) @ np.array([299, 587, 114], np.int32)) // 1000
 

@@ -21,11 +21,13 @@ not a regular file: a pipe would never end.
 """
 
 import collections
+from collections.abc import Iterable, Iterator
 import contextlib
 import io
 import os
 import pathlib
 import stat
+from typing import BinaryIO
 import unicodedata
 
 import numpy as np
@@ -73,7 +75,8 @@ class UnreadableImage(ValueError):
     """An image that cannot be used; the message names it and says why."""
 
 
-def decode(file, name=None, *, max_pixels=MAX_PIXELS, min_side=0):
+def decode(file: str | os.PathLike | BinaryIO, name: str | None = None, *,
+           max_pixels: int = MAX_PIXELS, min_side: int = 0) -> np.ndarray:
     """Reads one image as RGB (see the top of this file for the conversions).
 
     Args:
@@ -160,7 +163,8 @@ def _jpeg_header(data):
         at += 2 + length
 
 
-def stored_size(file, *, max_pixels=MAX_PIXELS):
+def stored_size(file: str | os.PathLike | BinaryIO, *, max_pixels: int = MAX_PIXELS
+                ) -> tuple[int, int]:
     """(width, height) of an image file before EXIF rotation, from its header alone.
 
     Arguments and errors as for `decode`; damage beyond the header goes unnoticed.
@@ -181,7 +185,7 @@ def _opened(file, name, max_pixels):
 
 
 @contextlib.contextmanager
-def errors_as_unreadable(name):
+def errors_as_unreadable(name: str) -> Iterator[None]:
     """All that goes wrong in the body is an `UnreadableImage`.
 
     Args:
@@ -199,13 +203,13 @@ def errors_as_unreadable(name):
             f'({type(error).__name__}: {shown(str(error))})') from error
 
 
-def check_regular(path, name):
+def check_regular(path: str | os.PathLike, name: str) -> None:
     """Refuses what is no regular file: a pipe would never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise UnreadableImage(f'{name}: not a regular file')
 
 
-def check_pixels(name, width, height, max_pixels):
+def check_pixels(name: str, width: int, height: int, max_pixels: int) -> None:
     """Refuses pictures that are too large, before they are decoded."""
     if width * height > max_pixels:
         raise UnreadableImage(
@@ -214,7 +218,8 @@ def check_pixels(name, width, height, max_pixels):
 
 
 @contextlib.contextmanager
-def open_with_pillow(file, name, max_pixels):
+def open_with_pillow(file: str | os.PathLike | BinaryIO, name: str, max_pixels: int
+                     ) -> Iterator[Image.Image]:
     """Pillow's image of one of the formats that are known here, not too large."""
     if _is_heic(file):
         yield open_heic(file, name, max_pixels)
@@ -236,7 +241,7 @@ def _is_heic(file):
     return start[4:8] == b'ftyp' and start[8:12] in _HEIC_BRANDS
 
 
-def open_heic(file, name, max_pixels):
+def open_heic(file: str | os.PathLike | BinaryIO, name: str, max_pixels: int) -> Image.Image:
     """Pillow's image of a HEIC file, upright, decoded.
 
     Raises:
@@ -258,7 +263,7 @@ def open_heic(file, name, max_pixels):
     return image
 
 
-def orientation_of(image):
+def orientation_of(image: Image.Image) -> int:
     """EXIF orientation of a Pillow image, 1 to 8; 1 where it is damaged or missing."""
     try:
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
@@ -274,7 +279,7 @@ def _upright(image):
     return image if transpose is None else image.transpose(transpose)
 
 
-def to_rgb(image):
+def to_rgb(image: Image.Image) -> Image.Image:
     """A Pillow image of any mode -> mode RGB, as the top of this file says.
 
     Raises:
@@ -302,7 +307,7 @@ def to_rgb(image):
     return image.convert('RGB')
 
 
-def resize(image, height, width):
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """u8[h, w, 3] -> u8[height, width, 3], bicubic, antialiased (Pillow's BICUBIC).
 
     An image of that size already is returned as it is, not copied.
@@ -313,12 +318,12 @@ def resize(image, height, width):
         Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def squash(image, resolution):
+def squash(image: np.ndarray, resolution: int) -> np.ndarray:
     """The whole image, its aspect ratio ignored: u8[h, w, 3] -> u8[R, R, 3]."""
     return resize(image, resolution, resolution)
 
 
-def center_square(image):
+def center_square(image: np.ndarray) -> np.ndarray:
     """The largest centred square: [h, w, c] -> [s, s, c] with s = min(h, w), a view."""
     height, width = image.shape[:2]
     side = min(height, width)
@@ -326,7 +331,7 @@ def center_square(image):
     return image[top:top + side, left:left + side]
 
 
-def random_square(image, min_crop, rng):
+def random_square(image: np.ndarray, min_crop: float, rng: np.random.Generator) -> np.ndarray:
     """A random square: [h, w, c] -> [s, s, c], a view.
 
     The side is uniform in [min_crop, 1] times the shorter side (at least one pixel),
@@ -340,7 +345,7 @@ def random_square(image, min_crop, rng):
     return image[top:top + side, left:left + side]
 
 
-def walk(folder):
+def walk(folder: str | os.PathLike) -> Iterator[str]:
     """Finds the files of a folder and of the folders in it, hidden ones left out.
 
     Links to folders are followed, after the folders that lie in `folder` themselves.
@@ -404,7 +409,7 @@ def composed(name: str) -> str:
     return unicodedata.normalize('NFC', name)
 
 
-def other_kinds(names):
+def other_kinds(names: Iterable[str]) -> str:
     """Files that are no images, counted by their suffix, for a message; '' if none."""
     kinds = collections.Counter(
         os.path.splitext(name)[1].lower() or 'no suffix' for name in names
@@ -412,7 +417,7 @@ def other_kinds(names):
     return ', '.join(f'{shown(kind)} ({n})' for kind, n in sorted(kinds.items())[:20])
 
 
-def by_stem(folder):
+def by_stem(folder: str | os.PathLike) -> dict[str, pathlib.Path]:
     """Finds the images of a folder and of the folders in it, see `walk`.
 
     Args:
@@ -449,13 +454,13 @@ def by_stem(folder):
     return found
 
 
-def png(pixels):
+def png(pixels: np.ndarray) -> bytes:
     """u8[H, W, 3] or u8[H, W] as the bytes of a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, 'PNG')
     return buffer.getvalue()
 
 
-def write_png(pixels, path):
+def write_png(pixels: np.ndarray, path: str | os.PathLike) -> None:
     """Writes u8[H, W, 3] or u8[H, W]; `path` is either complete or what it was before."""
     storage.write_atomically(path, png(pixels))

@@ -1,5 +1,7 @@
 """Masks of one's own for training: read once, drawn at random on the device."""
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,11 @@ from PIL import Image
 from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
 from migan_jax import storage
+from migan_jax.devices import Array
 
 
-def read_bank(folder: str, resolution: int, hole_range) -> tuple[np.ndarray, int]:
+def read_bank(folder: str, resolution: int, hole_range: Sequence[float]
+              ) -> tuple[np.ndarray, int]:
     """The masks of a folder whose share of holes is in a range.
 
     Args:
@@ -41,7 +45,7 @@ def read_bank(folder: str, resolution: int, hole_range) -> tuple[np.ndarray, int
     return np.stack(kept), len(files) - len(kept)
 
 
-def draw(key, bank):
+def draw(key: jax.Array, bank: Array) -> jax.Array:
     """One mask of a bank, mirrored and turned at random.
 
     Args:
@@ -61,7 +65,8 @@ def draw(key, bank):
     return mask.astype(jnp.float32)[..., None]
 
 
-def mix(keys, draw_one, share, masks):
+def mix(keys: jax.Array, draw_one: Callable[[jax.Array], jax.Array], share: float,
+        masks: jax.Array) -> jax.Array:
     """Replaces a share of a batch's masks by others.
 
     Args:

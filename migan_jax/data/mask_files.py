@@ -3,6 +3,7 @@
 Mask polarity: 255 (white) = known, 0 (black) = hole, unless `invert` says otherwise.
 """
 
+from collections.abc import Mapping, Sequence
 import os
 import pathlib
 import re
@@ -27,7 +28,7 @@ SUSPICIOUS_HOLE = 0.7
 _SUFFIX = re.compile(r'_mask\d*$')
 
 
-def known_of(levels):
+def known_of(levels: np.ndarray) -> tuple[np.ndarray, int]:
     """Levels 0 to 255 of any shape, 255 = known, to a mask.
 
     Returns:
@@ -49,7 +50,7 @@ def known_of(levels):
     return levels >= 128, between
 
 
-def read(path, invert=False):
+def read(path: str | os.PathLike, invert: bool = False) -> tuple[np.ndarray, int]:
     """Reads a mask, 255 = known and 0 = hole, or the opposite with `invert`.
 
     Returns:
@@ -67,7 +68,8 @@ def read(path, invert=False):
         raise NotAMask(f'{storage.shown(path)}: {error}') from error
 
 
-def files_of(folder, stems, what):
+def files_of(folder: str | os.PathLike, stems: Sequence[str], what: str
+             ) -> dict[str, pathlib.Path]:
     """The pictures of a folder that belong to some images.
 
     Args:
@@ -93,7 +95,8 @@ def files_of(folder, stems, what):
     return {s: found[s] for s in stems}
 
 
-def match(images, masks):
+def match(images: str | os.PathLike, masks: str | os.PathLike
+          ) -> tuple[list[tuple[str, pathlib.Path, pathlib.Path]], list[pathlib.Path]]:
     """Which mask belongs to which image.
 
     A mask has the path of its image below its folder, extensions aside, or that with
@@ -167,7 +170,7 @@ def _by_image(masks, pictures):
     return found
 
 
-def check_sizes(files, resolution, what):
+def check_sizes(files: Mapping[str, pathlib.Path], resolution: int, what: str) -> None:
     """Raises ValueError unless all pictures are resolution x resolution.
 
     Reads headers only; one that has none is an `images.UnreadableImage`.
@@ -184,7 +187,8 @@ def check_sizes(files, resolution, what):
             f'is evaluated, so {what}s must have it; --resolution names another.')
 
 
-def read_masks(files, stems, resolution, invert=False):
+def read_masks(files: Mapping[str, pathlib.Path], stems: Sequence[str], resolution: int,
+               invert: bool = False) -> np.ndarray:
     """Masks of some images.
 
     Args:

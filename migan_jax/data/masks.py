@@ -13,6 +13,7 @@ One try takes fewer than a thousand random numbers.  Strokes are painted one aft
 another, only as many as were drawn, each in one fused pass over a boolean plane.
 """
 
+from collections.abc import Sequence
 import fractions
 import functools
 import hashlib
@@ -22,6 +23,8 @@ import operator
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from migan_jax.devices import Array
 
 # Exclusive bounds of the numbers of shapes when hole_range[0] + hole_range[1] >= 1.
 _SMALL_BOXES = 10  # sides below half the resolution
@@ -41,7 +44,9 @@ SIDE = 256
 MAX_TRIES = 1000
 
 
-def free_form(key, resolution, hole_range=(0.0, 1.0), *, brush_width=(12, 48)):
+def free_form(key: jax.Array | int, resolution: int | Sequence[int],
+              hole_range: Sequence[float] = (0.0, 1.0), *, brush_width: Sequence[int] = (12, 48)
+              ) -> Array:
     """Draws one free-form mask.
 
         mask = migan_jax.masks.free_form(0, 256)             # seed 0, 256 x 256
@@ -142,7 +147,8 @@ def _sample(key, resolution, hole_range, brush_width):
 _sample_compiled = functools.partial(jax.jit, static_argnums=(1, 2, 3))(_sample)
 
 
-def free_form_batch(keys, resolution, hole_range=(0.0, 1.0), *, brush_width=(12, 48)):
+def free_form_batch(keys: jax.Array, resolution: int, hole_range: Sequence[float] = (0.0, 1.0),
+                    *, brush_width: Sequence[int] = (12, 48)) -> jax.Array:
     """Draws a batch of free-form masks.
 
     Samples are drawn one after another (`jax.lax.map`), each with its own number
@@ -168,7 +174,7 @@ def free_form_batch(keys, resolution, hole_range=(0.0, 1.0), *, brush_width=(12,
     )
 
 
-def name_key(seed, name):
+def name_key(seed: int, name: str) -> jax.Array:
     """The key of an image name, for evaluation masks fixed per image.
 
     A function of its arguments alone: process, Python version, and the other

@@ -1,13 +1,14 @@
 """NumPy archives from outside: sizes are known before anything is expanded."""
 
 import math
+import os
 import tokenize
 import zipfile
 
 import numpy as np
 
 
-def read(path, max_bytes: int) -> dict:
+def read(path: str | os.PathLike, max_bytes: int) -> dict[str, np.ndarray]:
     """The arrays of an .npz file.
 
     Args:

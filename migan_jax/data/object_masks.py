@@ -7,6 +7,7 @@ exp(a sum of waves around it), so that it has lobes and waists and never crosses
 all outlines of a mask grow together until the hole has the share that was drawn.
 """
 
+from collections.abc import Sequence
 import math
 
 import jax
@@ -22,7 +23,8 @@ _AMPLITUDE = 0.7
 _MOST = 0.5
 
 
-def draw(key, resolution: int, hole_range=(0.0, 1.0)):
+def draw(key: jax.Array, resolution: int, hole_range: Sequence[float] = (0.0, 1.0)
+         ) -> jax.Array:
     """One mask with object-shaped holes.
 
     Args:

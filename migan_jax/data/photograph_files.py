@@ -6,6 +6,7 @@ the tables of the file that was read, so that it is as good and about as long as
 
 import dataclasses
 import io
+import os
 import zlib
 
 import numpy as np
@@ -179,7 +180,8 @@ def encode(photograph: Photograph, how: Plan, quality: int | None = None) -> byt
     return buffer.getvalue()
 
 
-def write(photograph: Photograph, path, how: Plan, quality: int | None = None) -> None:
+def write(photograph: Photograph, path: str | os.PathLike, how: Plan, quality: int | None = None
+          ) -> None:
     """Writes the file; `path` is either complete or what it was before."""
     storage.write_atomically(path, encode(photograph, how, quality))
 

@@ -9,6 +9,7 @@ TIFF files of 16 or 32 bits a sample are read by tifffile, PNG files of 16 bits 
 imagecodecs, HEIC by pillow-heif; the extra `photo` brings the last two.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import io
 import os
@@ -271,7 +272,7 @@ def _png_colour(image):
     return tuple((kind, body) for kind, body in png_chunks(data) if kind in _PNG_COLOUR)
 
 
-def png_chunks(data: bytes):
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(kind, body) of the chunks of a PNG file that precede its pixels."""
     at = 8
     while at + 8 <= len(data):

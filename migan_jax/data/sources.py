@@ -5,6 +5,7 @@ read undecoded records.
 """
 
 import collections
+from collections.abc import Callable, Hashable, Iterator
 import copy
 import importlib.util
 import io
@@ -38,8 +39,8 @@ _CHUNK = 16
 _SHUFFLE_BYTES = 256 * 2**20
 
 
-def open_source(kind, *, path='', name='', split='', cache_mb=0,
-                max_pixels=images.MAX_PIXELS):
+def open_source(kind: str, *, path: str = '', name: str = '', split: str = '',
+                cache_mb: float = 0, max_pixels: int = images.MAX_PIXELS) -> 'Source':
     """Finds the images of a data set; reads none of them, except for 'embedded'.
 
     Kinds:
@@ -94,7 +95,7 @@ def open_source(kind, *, path='', name='', split='', cache_mb=0,
         f'unknown data source {kind!r}, expected one of {", ".join(KINDS)}')
 
 
-def random_stream(*key):
+def random_stream(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
@@ -106,14 +107,14 @@ class _Source:
     them.
     """
 
-    def __init__(self, where, cache_mb):
+    def __init__(self, where: str, cache_mb: float) -> None:
         self.where = where
         self.unreadable = {}
         self._cache = {}
         self._cache_bytes_left = int(cache_mb * 2**20)
         self._lock = threading.Lock()
 
-    def cached(self, key, make):
+    def cached(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
         """`make()`, an array, kept under `key` while the budget lasts."""
         value = self._cache.get(key)
         if value is None:
@@ -125,7 +126,7 @@ class _Source:
                     self._cache_bytes_left -= value.nbytes
         return value
 
-    def note_unreadable(self, name, error):
+    def note_unreadable(self, name: str, error: Exception) -> None:
         """Warns once for each image; raises ValueError when there are too many."""
         with self._lock:
             new = name not in self.unreadable
@@ -146,32 +147,33 @@ class _Source:
 class _IndexedSource(_Source):
     """Images that can be read in any order; a record is an index into `names`."""
 
-    def __init__(self, where, names, cache_mb):
+    def __init__(self, where: str, names: list[str], cache_mb: float) -> None:
         super().__init__(where, cache_mb)
         self.names = names
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
-    def part(self, split):
+    def part(self, split: str) -> '_IndexedSource':
         """A source of some of these images, see `open_source`; nothing is listed anew."""
         return self.only(_select(self.names, split, self.where))
 
-    def only(self, names):
+    def only(self, names: list[str]) -> '_IndexedSource':
         """A source of these names among its own."""
         part = copy.copy(self)
         part.names = names
         part.unreadable, part._cache, part._lock = {}, {}, threading.Lock()
         return part
 
-    def read(self, i):
+    def read(self, i: int) -> np.ndarray:
         """Image i, decoded in full: u8[H, W, 3]. Raises `UnreadableImage`."""
         return self.load(i, min_side=0)
 
-    def name_of(self, record):
+    def name_of(self, record: int) -> str:
         return self.names[record]
 
-    def train_records(self, *, seed, start_batch, batch_size, host_index, host_count):
+    def train_records(self, *, seed: int, start_batch: int, batch_size: int, host_index: int,
+                      host_count: int) -> Iterator[list[int]]:
         permutations = {}
         for batch in itertools.count(start_batch):
             first = (batch * host_count + host_index) * batch_size
@@ -184,14 +186,14 @@ class _IndexedSource(_Source):
             yield [int(permutations[epoch][place])
                    for epoch, place in zip(epochs, places)]
 
-    def eval_records(self, count, host_index, host_count):
+    def eval_records(self, count: int, host_index: int, host_count: int) -> Iterator[int]:
         return iter(range(host_index, count, host_count))
 
 
 class FolderSource(_IndexedSource):
     """See `open_source`."""
 
-    def __init__(self, path, split, cache_mb, max_pixels):
+    def __init__(self, path: str, split: str, cache_mb: float, max_pixels: int) -> None:
         self._path = os.path.expanduser(path)
         self._max_pixels = max_pixels
         where = f'folder {storage.shown(self._path)}'
@@ -201,7 +203,7 @@ class FolderSource(_IndexedSource):
         names = _select(list(images.walk(self._path)), split, where)
         super().__init__(where, names, cache_mb)
 
-    def load(self, record, min_side):
+    def load(self, record: int, min_side: int) -> np.ndarray:
         return images.decode(os.path.join(self._path, self.names[record]),
                              max_pixels=self._max_pixels, min_side=min_side)
 
@@ -209,7 +211,7 @@ class FolderSource(_IndexedSource):
 class ZipSource(_IndexedSource):
     """See `open_source`. Threads share one open file."""
 
-    def __init__(self, path, split, cache_mb, max_pixels):
+    def __init__(self, path: str, split: str, cache_mb: float, max_pixels: int) -> None:
         self._path = os.path.expanduser(path)
         self._max_pixels = max_pixels
         where = f'zip {storage.shown(self._path)}'
@@ -234,7 +236,7 @@ class ZipSource(_IndexedSource):
                 'again with names relative to it')
         super().__init__(where, _select(members, split, where), cache_mb)
 
-    def load(self, record, min_side):
+    def load(self, record: int, min_side: int) -> np.ndarray:
         name = f'{self._path}:{self.names[record]}'
         return images.decode(
             io.BytesIO(self._bytes(self.names[record], storage.shown(name))), name,
@@ -294,7 +296,7 @@ class EmbeddedSource(_IndexedSource):
         ('sklearn', 'scikit-learn', 'datasets/images', ('china.jpg', 'flower.jpg')),
     )
 
-    def __init__(self, split, cache_mb):
+    def __init__(self, split: str, cache_mb: float) -> None:
         where = 'embedded photographs'
         base, bounds = _parse_split(split, where)
         if base not in ('', 'train', 'test'):
@@ -332,7 +334,7 @@ class EmbeddedSource(_IndexedSource):
                 yield (os.path.splitext(file)[0],
                        images.decode(os.path.join(root, folder, file)))
 
-    def load(self, record, min_side):
+    def load(self, record: int, min_side: int) -> np.ndarray:
         return self._arrays[record]
 
 
@@ -343,7 +345,8 @@ class TfdsSource(_Source):
     not prepared again with another number of shards.
     """
 
-    def __init__(self, name, path, split, cache_mb, max_pixels):
+    def __init__(self, name: str, path: str, split: str, cache_mb: float, max_pixels: int
+                 ) -> None:
         super().__init__(f'TFDS {name or path}', cache_mb)
         with extras.needs('train', "The 'tfds' source"):
             import tensorflow_datasets as tfds
@@ -386,18 +389,19 @@ class TfdsSource(_Source):
         raise ValueError(f'{self.where}: expected a feature image, or one feature of '
                          f'type Image, but it has {sorted(features)}, images: {found}')
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._size
 
-    def name_of(self, record):
+    def name_of(self, record: tuple[str, bytes]) -> str:
         return record[0]
 
-    def load(self, record, min_side):
+    def load(self, record: tuple[str, bytes], min_side: int) -> np.ndarray:
         name, data = record
         return images.decode(io.BytesIO(data), f'{self.where}: {name}',
                              max_pixels=self._max_pixels, min_side=min_side)
 
-    def train_records(self, *, seed, start_batch, batch_size, host_index, host_count):
+    def train_records(self, *, seed: int, start_batch: int, batch_size: int, host_index: int,
+                      host_count: int) -> Iterator[list[tuple[str, bytes]]]:
         per_epoch = self._size // host_count
         if not per_epoch:
             raise ValueError(f'{self.where}: {self._size} images are too few for '
@@ -424,7 +428,8 @@ class TfdsSource(_Source):
                 for _ in range(batch_size):
                     window.popleft()
 
-    def eval_records(self, count, host_index, host_count):
+    def eval_records(self, count: int, host_index: int, host_count: int
+                     ) -> Iterator[tuple[str, bytes]]:
         dataset = self._undecoded(self._split, None).take(count)
         return self._records(dataset.shard(host_count, host_index))
 
@@ -447,6 +452,9 @@ class TfdsSource(_Source):
             for name, data in zip(chunk['tfds_id'], chunk[self._feature]):
                 yield name.decode(), data
 
+
+# What `open_source` finds.
+Source = FolderSource | ZipSource | EmbeddedSource | TfdsSource
 
 _SPLIT = re.compile(r'([^\[\]]*)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?')
 

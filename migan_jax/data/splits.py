@@ -1,7 +1,8 @@
 """Which images of a source are trained on, and which are kept for evaluation."""
 
+from collections.abc import Callable, Sequence
 import posixpath
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 from absl import logging
 

@@ -31,7 +31,7 @@ triton_guard.load_beside_tensorflow()
 class TorchFileError(ValueError):
     """A file can't be read as tensors; the message names it and says why."""
 
-    def __init__(self, message):
+    def __init__(self, message: str) -> None:
         super().__init__(shown(message))
 
 
@@ -61,7 +61,7 @@ _MAX_SHARING = 4
 _MAX_DEPTH = 500
 
 
-def read_tensors(path):
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The tensors of a PyTorch or safetensors file.
 
     Args:
@@ -80,7 +80,7 @@ def read_tensors(path):
     return read_file(path).tensors
 
 
-def read_file(path):
+def read_file(path: str | os.PathLike) -> TorchFile:
     """`read_tensors` with a word on the kind of file: `TorchFile`."""
     path = os.fspath(path)
     if not os.path.isfile(path):
