@@ -43,7 +43,7 @@ class Unconfirmed(FetchError):
       digest: sha256, hex.
     """
 
-    def __init__(self, message, digest):
+    def __init__(self, message: str, digest: str) -> None:
         super().__init__(message)
         self.digest = digest
 

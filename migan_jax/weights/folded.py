@@ -3,6 +3,7 @@
 `export.torch_module` folds the activations' gains into the weights before them.
 """
 
+from collections.abc import Mapping
 import re
 
 import numpy as np
@@ -14,12 +15,12 @@ BLOCK_TENSORS = {
     'depthwise': 'conv1.weight', 'bias': 'conv1.bias', 'pointwise': 'conv2.weight'}
 
 
-def is_folded(tensors):
+def is_folded(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether {name: array} comes from our module rather than a published one."""
     return any(name.endswith('.depthwise') for name in tensors)
 
 
-def unfold(tensors):
+def unfold(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Our module's tensors under the published names, without the folded factors.
 
     Weights come back within rounding (1e-7); strength and plane of the noise only as

@@ -3,9 +3,10 @@
 tools/from_torch.py is the command line; `migan_jax.load` reads such files directly.
 """
 
+from collections.abc import Mapping
 import os
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 from absl import logging
 import jax
@@ -24,6 +25,10 @@ from migan_jax.storage import listed
 from migan_jax.storage import only_on_disk
 from migan_jax.weights import folded
 from migan_jax.weights import torch_map
+
+if TYPE_CHECKING:
+    from migan_jax.data import torch_files
+    from migan_jax.weights import onnx_import
 
 KINDS = {'migan': 'a MI-GAN generator', 'comodgan': 'a Co-Mod-GAN generator'}
 
@@ -53,7 +58,7 @@ class Layout(NamedTuple):
     constants: dict[str, np.ndarray]
 
 
-def deployed_config():
+def deployed_config() -> ml_collections.ConfigDict:
     """ConfigDict of `build.build_generator` for a deployed model; published values."""
     return ml_collections.ConfigDict({
         'deployed': True,
@@ -68,7 +73,9 @@ def deployed_config():
     })
 
 
-def convert(path, kind=None, resolution=None, config=None):
+def convert(path: str | os.PathLike, kind: str | None = None, resolution: int | None = None,
+            config: ml_collections.ConfigDict | None = None
+            ) -> tuple[ml_collections.ConfigDict, dict[str, Any], str]:
     """Reads a file.
 
     Args:
@@ -127,7 +134,7 @@ def convert(path, kind=None, resolution=None, config=None):
     return config, variables, description
 
 
-def read_file(path):
+def read_file(path: str | os.PathLike) -> 'torch_files.TorchFile | onnx_import.OnnxFile':
     """Tensors of a file, by what it is: see `torch_files`, and `onnx_import` for .onnx.
 
     Returns:
@@ -152,7 +159,8 @@ def read_file(path):
     return torch_files.read_file(path)
 
 
-def check_kind(path, tensors, kind):
+def check_kind(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], kind: str | None
+               ) -> str:
     """The kind that the names are of; ImportFailed unless it is `kind`, where given."""
     depthwise = re.compile(r'encoder\.b\d+\.conv1\.conv[12]\.weight')
     if 'mapping.fc0.weight' in tensors:
@@ -175,7 +183,7 @@ def check_kind(path, tensors, kind):
     return found
 
 
-def read_resolution(path, tensors):
+def read_resolution(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> int:
     """R, from the name of the layer that takes the image."""
     found = [int(match[1]) for name in tensors
              if (match := re.fullmatch(r'encoder\.b(\d+)\.fromrgb\.weight', name))]
@@ -190,7 +198,8 @@ def read_resolution(path, tensors):
     return found[0]
 
 
-def width_fields(resolution, tensors, name):
+def width_fields(resolution: int, tensors: Mapping[str, np.ndarray], name: str
+                 ) -> dict[str, int]:
     """ch_base and ch_max from the output channels of `name.format(r)` at each r.
 
     Files of other widths than ch(r) = min(ch_base / r, ch_max) fail later, when
@@ -202,7 +211,7 @@ def width_fields(resolution, tensors, name):
     return {'ch_base': resolution * widths.get(resolution, ch_max), 'ch_max': ch_max}
 
 
-def migan_layout(resolution, tensors):
+def migan_layout(resolution: int, tensors: Mapping[str, np.ndarray]) -> Layout:
     """`Layout` of MI-GAN as deployed."""
     noise_at_4x4 = 'synthesis.b4.conv1.noise_const' in tensors
     model = {
@@ -230,7 +239,7 @@ def _fill_passes(tensors):
     return int(value) - 1 if value.is_integer() and value >= 1 else 0
 
 
-def comodgan_layout(resolution, tensors):
+def comodgan_layout(resolution: int, tensors: Mapping[str, np.ndarray]) -> Layout:
     """`Layout` of Co-Mod-GAN."""
     layers = sum(bool(re.fullmatch(r'mapping\.fc\d+\.weight', n)) for n in tensors)
     size = lambda name, axis: (
@@ -250,7 +259,8 @@ def comodgan_layout(resolution, tensors):
     return Layout(model, table, constants)
 
 
-def check_constants(path, tensors, constants):
+def check_constants(path: str | os.PathLike, tensors: Mapping[str, np.ndarray],
+                    constants: Mapping[str, np.ndarray]) -> None:
     """Raises ImportFailed where filters or masks of the file are not ours."""
     wrong = []
     for name in sorted(constants.keys() & tensors.keys()):

@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import shutil
+from typing import Any
 import uuid
 
 from migan_jax.weights import bundles
@@ -23,7 +24,7 @@ def is_name(text: str) -> bool:
     return text in MODELS
 
 
-def load(name: str, folder: str = '', **options) -> bundles.Bundle:
+def load(name: str, folder: str = '', **options: Any) -> bundles.Bundle:
     """A published generator; the first time it is fetched and converted.
 
     Args:
@@ -53,7 +54,7 @@ def load(name: str, folder: str = '', **options) -> bundles.Bundle:
     return _converted(model, get(model, folder, **options), kept)
 
 
-def get(model: Model, folder: str = '', **options) -> tuple[File, str]:
+def get(model: Model, folder: str = '', **options: Any) -> tuple[File, str]:
     """One of a generator's files, and its path: what is here, else fetched.
 
     Args:

@@ -1,5 +1,8 @@
 """An ONNX graph by its values: what makes them, and which of them are constant."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from absl import logging
 import numpy as np
 import onnx
@@ -25,7 +28,7 @@ class Graph:
       inputs: {name: shape}, numbers and symbols, without the initialisers.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
         self._opsets = list(model.opset_import)
         self.nodes = list(graph.node)
@@ -37,11 +40,11 @@ class Graph:
             for value in graph.input if value.name not in self.initialisers}
         self._constants = {}
 
-    def producer(self, name):
+    def producer(self, name: str) -> onnx.NodeProto | None:
         """The node that makes a value, past those that hand it on; None of an input."""
         return self._producers.get(self.strip(name))
 
-    def strip(self, name):
+    def strip(self, name: str) -> str:
         """The value that a value is a mere copy of."""
         seen = set()
         while (node := self._producers.get(name)) is not None and name not in seen:
@@ -53,7 +56,7 @@ class Graph:
             name = node.input[0]
         return name
 
-    def constant(self, name, depth=0):
+    def constant(self, name: str, depth: int = 0) -> np.ndarray | None:
         """The value of a constant expression as an array; None if it is none."""
         if not name or depth > 20:
             return None
@@ -100,14 +103,14 @@ class Graph:
         except ValueError:
             return np.inf
 
-    def scalar(self, name):
+    def scalar(self, name: str) -> float | None:
         """A constant of one element as a float, or None."""
         value = self.constant(name)
         if value is None or value.size != 1:
             return None
         return float(value.reshape(()))
 
-    def ancestors(self, name):
+    def ancestors(self, name: str) -> set[str]:
         """All values that a value is computed from, itself included."""
         found, waiting = set(), [name]
         while waiting:
@@ -137,7 +140,7 @@ class Graph:
             first += shape[1]
         return []
 
-    def consumers(self, names):
+    def consumers(self, names: Iterable[str]) -> set[str]:
         """Kinds of the nodes that read some of these values, also through folding."""
         names, kinds = set(names), set()
         for node in self.nodes:                            # in topological order
@@ -158,12 +161,12 @@ def _inputs_of(node):
     return names
 
 
-def attributes(node):
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """{name: value} of a node."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
-def shown_node(node):
+def shown_node(node: onnx.NodeProto | None) -> str:
     """A node for messages."""
     if node is None:
         return 'an input of the graph'

@@ -35,7 +35,7 @@ QUANTISED = ('QuantizeLinear', 'DequantizeLinear', 'ConvInteger', 'MatMulInteger
 class OnnxFileError(ValueError):
     """A file holds no generator that can be read; the message names it and says why."""
 
-    def __init__(self, message):
+    def __init__(self, message: str) -> None:
         super().__init__(shown(message))
 
 

@@ -7,8 +7,10 @@ has none of them is not that operation.
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 
 from migan_jax.weights.onnx_graph import attributes
+from migan_jax.weights.onnx_graph import Graph
 from migan_jax.weights.onnx_graph import Mismatch
 from migan_jax.weights.onnx_graph import shown_node
 from migan_jax.model.ops import CLAMP
@@ -53,10 +55,10 @@ class Operations:
     something else it returns None; where it may not, it raises `Mismatch`.
     """
 
-    def __init__(self, graph):
+    def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
-    def conv(self, name):
+    def conv(self, name: str) -> tuple[Conv, onnx.NodeProto] | None:
         """A convolution in two dimensions with constant weights: (`Conv`, node)."""
         node = self.graph.producer(name)
         if node is None or node.op_type != 'Conv':
@@ -71,7 +73,7 @@ class Operations:
                 return None
         return Conv(node.input[0], kernel, bias), node
 
-    def geometry(self, node):
+    def geometry(self, node: onnx.NodeProto) -> tuple[int, int | None, list[int]]:
         """(groups, stride, pads [top, left, bottom, right]) of a convolution.
 
         The stride is None where it is not one number, or anything else is unusual.
@@ -83,7 +85,7 @@ class Operations:
         return (given.get('group', 1), strides.pop() if plain else None,
                 list(given.get('pads', [0, 0, 0, 0])))
 
-    def padded(self, name):
+    def padded(self, name: str) -> tuple[str, list[int]]:
         """The value below a padding of rows and columns with zeros, and its pads."""
         node = self.graph.producer(name)
         if node is None or node.op_type != 'Pad':
@@ -100,7 +102,7 @@ class Operations:
             return name, [0, 0, 0, 0]
         return node.input[0], [int(n) for n in (*pads[2:4], *pads[6:8])]
 
-    def depthwise(self, name):
+    def depthwise(self, name: str) -> tuple[Conv, int | None, list[int], onnx.NodeProto] | None:
         """A convolution of each channel: (`Conv`, stride, pads, node) or None."""
         found = self.conv(name)
         if found is None:
@@ -112,7 +114,7 @@ class Operations:
         x, more = self.padded(conv.x)
         return conv._replace(x=x), stride, [a + b for a, b in zip(pads, more)], node
 
-    def fir(self, name, kernel, stride, pads):
+    def fir(self, name: str, kernel: np.ndarray, stride: int, pads: list[int]) -> str | None:
         """What a filter reads, the same for all channels and without bias; or None."""
         found = self.depthwise(name)
         if found is None or found[0].kernel.shape[2:] != kernel.shape:
@@ -123,7 +125,7 @@ class Operations:
             return None
         return conv.x
 
-    def identity(self, name):
+    def identity(self, name: str) -> tuple[str, float] | None:
         """What a 1x1 convolution of each channel reads, and its one factor; or None."""
         found = self.depthwise(name)
         if found is None or found[0].kernel.shape[2:] != (1, 1):
@@ -134,7 +136,7 @@ class Operations:
             return None
         return conv.x, float(factors[0])
 
-    def factor(self, name):
+    def factor(self, name: str) -> tuple[str, float] | None:
         """What a value is a constant multiple of, and the factor; or None."""
         node = self.graph.producer(name)
         if node is None or node.op_type not in ('Mul', 'Div'):
@@ -147,7 +149,7 @@ class Operations:
                 return x, factor
         return None
 
-    def limit(self, name):
+    def limit(self, name: str) -> tuple[str, float] | None:
         """What is clamped symmetrically, and where; or None."""
         node = self.graph.producer(name)
         if node is None or node.op_type != 'Clip':
@@ -160,7 +162,7 @@ class Operations:
             raise Mismatch(f'{shown_node(node)} clamps at {bounds}, not symmetrically.')
         return node.input[0], bounds[1]
 
-    def activation(self, name):
+    def activation(self, name: str) -> Activated | None:
         """Leaky ReLU with its gain and clamp, in any order: `Activated`, or None."""
         gain, limit = 1.0, None
         while True:
@@ -199,7 +201,7 @@ class Operations:
             raise Mismatch(f'{shown_node(node)} has slopes that differ.')
         return float(np.unique(slopes)[0])
 
-    def zero_inserted(self, name):
+    def zero_inserted(self, name: str) -> str | None:
         """What has a zero put after every pixel, in rows and columns; or None."""
         node = self.graph.producer(name)
         if node is None:
@@ -231,7 +233,7 @@ class Operations:
             return None
         return node.input[0]
 
-    def repeated(self, name):
+    def repeated(self, name: str) -> str | None:
         """What a nearest resize by 2 reads; or None."""
         node = self.graph.producer(name)
         if node is None or node.op_type not in ('Resize', 'Upsample'):
@@ -255,7 +257,7 @@ class Operations:
                            f'resizes by {" and ".join(way)}.')
         return node.input[0]
 
-    def up2(self, name):
+    def up2(self, name: str) -> str | None:
         """What the FIR upsampling by 2 reads; None if it is something else."""
         if (x := self.fir(name, 4 * FIR, 1, [2, 2, 1, 1])) is not None:
             return self.zero_inserted(x)
@@ -266,11 +268,11 @@ class Operations:
             return self._transposed(node, 4 * FIR, [1] * 4)
         return None
 
-    def down2(self, name):
+    def down2(self, name: str) -> str | None:
         """What the FIR downsampling by 2 reads; None if it is something else."""
         return self.fir(name, FIR, 2, [1] * 4)
 
-    def pointwise(self, name):
+    def pointwise(self, name: str) -> Conv | None:
         """A 1x1 convolution, also as a matrix product: `Conv` or None."""
         found = self.conv(name)
         if found is not None:
@@ -343,7 +345,7 @@ class Operations:
                 return conv._replace(bias=bias.reshape(-1))
         return None
 
-    def depthwise3x3(self, name):
+    def depthwise3x3(self, name: str) -> Conv | None:
         """The first convolution of a block: `Conv` with a bias, or None."""
         found = self.depthwise(name)
         if found is None:
@@ -360,7 +362,7 @@ class Operations:
         found = self.depthwise(name)
         return None if found is None else self.depthwise3x3(name)
 
-    def noise(self, name):
+    def noise(self, name: str) -> tuple[str, np.ndarray, np.ndarray] | None:
         """What noise was added to, its plane f32[r, r] and its strength; or None."""
         # As `onnx_core` writes it: a convolution copies the plane to all channels.
         copied = self.identity(name)
@@ -411,6 +413,6 @@ def _text(value):
     return value.decode() if isinstance(value, bytes) else value
 
 
-def is_close(value, expected):
+def is_close(value: float, expected: float) -> bool:
     """Whether two numbers are equal but for rounding."""
     return bool(np.isclose(value, expected, rtol=1e-5, atol=0))

@@ -5,7 +5,8 @@ generator and discriminator (branches w0, w1, ... or one weight) and the deploye
 layout of the generator, which is what the published weights and mobile apps use.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,14 +39,16 @@ def _kernel(torch_prefix, path, branches):
             for i in range(branches)]
 
 
-def pointwise(torch_prefix, path, branches, bias=True):
+def pointwise(torch_prefix: str, path: tuple[str, ...], branches: int, bias: bool = True
+              ) -> list[Entry]:
     entries = _kernel(torch_prefix, (*path, 'pointwise'), branches)
     if bias:
         entries.append(Entry(f'{torch_prefix}.bias', ('params', *path, 'bias'), PLAIN))
     return entries
 
 
-def block(torch_prefix, path, branches, depthwise, noise=False, fused=False):
+def block(torch_prefix: str, path: tuple[str, ...], branches: int, depthwise: bool,
+          noise: bool = False, fused: bool = False) -> list[Entry]:
     """Entries of one `layers.ConvBlock`; `noise` says whether it has noise."""
     if depthwise:
         entries = _kernel(f'{torch_prefix}.conv1', (*path, 'depthwise'), branches)
@@ -68,8 +71,8 @@ def block(torch_prefix, path, branches, depthwise, noise=False, fused=False):
     return entries
 
 
-def generator_table(resolution, *, branches, depthwise=True, noise_at_4x4=False,
-                    fused=False):
+def generator_table(resolution: int, *, branches: int, depthwise: bool = True,
+                    noise_at_4x4: bool = False, fused: bool = False) -> list[Entry]:
     """Entries of a generator.
 
     Args:
@@ -95,7 +98,7 @@ def generator_table(resolution, *, branches, depthwise=True, noise_at_4x4=False,
     return entries
 
 
-def torch_name(layer):
+def torch_name(layer: topology.Layer) -> str:
     """What the torch side calls a `topology.Layer`."""
     part = 'synthesis' if layer.in_decoder else layer.part
     return '.'.join((part, *layer.path[1:]))
@@ -121,7 +124,7 @@ def _modulated(torch_prefix, path, noise):
     return entries
 
 
-def comodgan_table(resolution, *, mapping_layers=8):
+def comodgan_table(resolution: int, *, mapping_layers: int = 8) -> list[Entry]:
     """Entries of a Co-Mod-GAN generator (`comodgan.Generator`).
 
     Args:
@@ -153,7 +156,8 @@ def comodgan_table(resolution, *, mapping_layers=8):
     return entries
 
 
-def deployed_constants(resolution, channels, fir_taps):
+def deployed_constants(resolution: int, channels: Callable[[int], int],
+                       fir_taps: Sequence[float]) -> dict[str, np.ndarray]:
     """The fixed FIR tensors that the deployed layout carries as parameters.
 
     Args:
@@ -198,7 +202,7 @@ def _to_torch(array, kind):
     return array
 
 
-def is_constant(name):
+def is_constant(name: str) -> bool:
     """FIR taps and zero-insertion masks: fixed, no counterpart in Flax."""
     return name.endswith(('resample_filter', '.filter.weight', '.filter_const',
                           '.insert_zeros'))
@@ -215,7 +219,8 @@ def _find(variables, entry):
     return node
 
 
-def torch_shapes(variables, table):
+def torch_shapes(variables: Mapping[str, Any], table: Sequence[Entry]
+                 ) -> dict[str, tuple[int, ...]]:
     """The shapes that Flax variables have on the torch side.
 
     Args:
@@ -239,7 +244,8 @@ def torch_shapes(variables, table):
     return shapes
 
 
-def from_torch(state, table, shapes=None):
+def from_torch(state: Mapping[str, np.ndarray], table: Sequence[Entry],
+               shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Any]:
     """State dict -> Flax variables.
 
     Args:
@@ -282,7 +288,7 @@ def from_torch(state, table, shapes=None):
     return variables
 
 
-def to_torch(variables, table):
+def to_torch(variables: Mapping[str, Any], table: Sequence[Entry]) -> dict[str, np.ndarray]:
     """Flax variables -> {torch name: f32 array}; the inverse of `from_torch`.
 
     Raises:
