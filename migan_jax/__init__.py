@@ -32,7 +32,7 @@ if typing.TYPE_CHECKING:
 __all__ = ['__version__', 'evaluate', 'load', 'masks']
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> typing.Any:
     if name == 'masks':
         from migan_jax.data import masks
 
@@ -44,5 +44,5 @@ def __getattr__(name):
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -9,10 +9,13 @@ Where a deployed generator is wanted, a published one's name, an address on a hu
 folder of `Model.save` do as well: `open_checkpoint` takes them all.
 """
 
+from collections.abc import Callable, Mapping
 import contextlib
 import hashlib
 import json
 import math
+import os
+from typing import Any
 
 from absl import logging
 from etils import epy
@@ -25,6 +28,7 @@ with epy.lazy_imports():   # a fifth of a second, and saved models do without
 
 from migan_jax.model import build
 from migan_jax import storage
+from migan_jax.devices import Array
 from migan_jax.weights import opening
 
 # Name among a checkpoint's figures of what they were measured on.
@@ -56,12 +60,12 @@ def _config_path(directory):
     return storage.path_of(directory, 'config.json')
 
 
-def has_config(directory):
+def has_config(directory: str | os.PathLike) -> bool:
     """Whether a run was started in a directory."""
     return _config_path(directory).exists()
 
 
-def save_config(config, directory):
+def save_config(config: ml_collections.ConfigDict, directory: str | os.PathLike) -> None:
     """Writes DIR/config.json atomically."""
     text = json.dumps(json.loads(config.to_json_best_effort()), indent=2, sort_keys=True)
     storage.write_atomically(_config_path(directory), (text + '\n').encode())
@@ -76,7 +80,7 @@ def _is_deeper(value, depth):
     return any(isinstance(value, (dict, list)) for value in level)
 
 
-def load_config(directory):
+def load_config(directory: str | os.PathLike) -> ml_collections.ConfigDict:
     """The ConfigDict saved in a checkpoint directory.
 
     Raises:
@@ -119,7 +123,8 @@ def _as_plain(value):
     return json.loads(json.dumps(value))
 
 
-def differing_fields(config, saved, prefix=''):
+def differing_fields(config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict,
+                     prefix: str = '') -> list[str]:
     """Lines 'field: saved value -> value now' where two configs differ."""
     lines = []
     for name in sorted(set(config) | set(saved)):
@@ -134,7 +139,7 @@ def differing_fields(config, saved, prefix=''):
     return lines
 
 
-def check_resumable(config, directory):
+def check_resumable(config: ml_collections.ConfigDict, directory: str | os.PathLike) -> None:
     """Compares the model of a config with that of a workdir.
 
     Raises:
@@ -148,7 +153,7 @@ def check_resumable(config, directory):
             + '\nUse another --workdir, or the config that started this one.')
 
 
-def evaluation_setting(config):
+def evaluation_setting(config: ml_collections.ConfigDict) -> str:
     """A short text that is the same where two evaluations are comparable."""
     fields = {f'{group}.{name}': config[group].get(name)
               for group, names in _SETTING_FIELDS.items() if group in config
@@ -176,8 +181,9 @@ class _BestOfEachSetting:
         return [i in kept for i in range(len(checkpoints))]
 
 
-def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', setting='',
-                       read_only=False, in_background=True):
+def checkpoint_manager(directory: str | os.PathLike, *, keep_last: int = 2, metric: str = '',
+                       mode: str = 'max', setting: str = '', read_only: bool = False,
+                       in_background: bool = True) -> 'ocp.CheckpointManager':
     """Orbax CheckpointManager of DIR/checkpoints: last K and best.
 
     Of this process alone: of several, each that opens one reads or writes by itself, and
@@ -222,7 +228,7 @@ def checkpoint_manager(directory, *, keep_last=2, metric='', mode='max', setting
     return ocp.CheckpointManager(folder, options=options)
 
 
-def has_checkpoint(directory):
+def has_checkpoint(directory: str | os.PathLike) -> bool:
     """Whether a finished checkpoint lies in DIR/checkpoints."""
     if not storage.path_of(directory, 'checkpoints').is_dir():
         return False
@@ -230,7 +236,8 @@ def has_checkpoint(directory):
         return manager.latest_step() is not None
 
 
-def save(manager, state, metrics=None):
+def save(manager: 'ocp.CheckpointManager', state: Any, metrics: Mapping[str, Any] | None = None
+         ) -> None:
     """Saves an unreplicated state; a manager in the background returns before."""
     # By force: whether to save is decided by the run, and Orbax would ask the other
     # processes whether they are told to stop.
@@ -238,7 +245,7 @@ def save(manager, state, metrics=None):
                  force=True)
 
 
-def restore(manager, state, step=None):
+def restore(manager: 'ocp.CheckpointManager', state: Any, step: int | None = None) -> Any:
     """Restores a state.
 
     Args:
@@ -279,7 +286,8 @@ def _reading(manager, step):
             f'or of another model ({type(error).__name__}: {reason})') from error
 
 
-def save_deployed(directory, config, variables):
+def save_deployed(directory: str | os.PathLike, config: ml_collections.ConfigDict,
+                  variables: Mapping[str, Any]) -> None:
     """Writes a checkpoint directory that holds a deployed generator only, bit for bit.
 
     Args:
@@ -304,7 +312,7 @@ def save_deployed(directory, config, variables):
     save_config(config, directory)
 
 
-def check_same_arrays(expected, actual, expected_name, actual_name):
+def check_same_arrays(expected: Any, actual: Any, expected_name: str, actual_name: str) -> None:
     """Compares names and shapes of two trees.
 
     Raises:
@@ -356,9 +364,10 @@ def _best_step(manager, config):
     return choose(sorted(values, reverse=True), key=values.get)
 
 
-def open_checkpoint(directory, step='best'):
+def open_checkpoint(
+        directory: str | os.PathLike, step: str | int = 'best'
+        ) -> 'tuple[ml_collections.ConfigDict, ocp.CheckpointManager | _Saved, int | None]':
     """Config and read-only manager of a checkpoint directory, and one of its steps.
-
 
     Args:
       directory: a training workdir or the output of `tools/from_torch.py`; or what
@@ -399,7 +408,8 @@ def open_checkpoint(directory, step='best'):
     return config, manager, int(step)
 
 
-def restore_parts(manager, expected, step):
+def restore_parts(manager: 'ocp.CheckpointManager', expected: Mapping[str, Any], step: int
+                  ) -> dict[str, Any]:
     """Some parts of a training checkpoint; nothing else of it is read.
 
     Args:
@@ -431,7 +441,8 @@ def _restore_average(manager, config, step):
             **restored['variables']}
 
 
-def load_deployed(directory, step='best'):
+def load_deployed(directory: str | os.PathLike, step: str | int = 'best'
+                  ) -> tuple[ml_collections.ConfigDict, build.AnyGenerator, dict[str, Any]]:
     """The deployed generator of a checkpoint directory, the average of training.
 
     Every tool's --checkpoint and config.teacher.checkpoint come here.
@@ -452,7 +463,9 @@ def load_deployed(directory, step='best'):
     return load_deployed_step(directory, step)[:3]
 
 
-def load_deployed_step(directory, step='best'):
+def load_deployed_step(
+        directory: str | os.PathLike, step: str | int = 'best'
+        ) -> tuple[ml_collections.ConfigDict, build.AnyGenerator, dict[str, Any], int | None]:
     """`load_deployed`, and the iteration that was taken.
 
     Where the best or the latest is damaged, the newest that reads is taken, and said;
@@ -487,7 +500,8 @@ def _restore_deployed(manager, config, step):
     return _restore_average(manager, config, step)
 
 
-def load_generator(directory, seed=0, step='best'):
+def load_generator(directory: str | os.PathLike, seed: int = 0, step: str | int = 'best'
+                   ) -> tuple[ml_collections.ConfigDict, Callable[[Array], jax.Array]]:
     """`load_deployed` as one function, with constant noise.
 
     Args:
@@ -503,7 +517,9 @@ def load_generator(directory, seed=0, step='best'):
     return load_generator_step(directory, seed, step)[:2]
 
 
-def load_generator_step(directory, seed=0, step='best'):
+def load_generator_step(
+        directory: str | os.PathLike, seed: int = 0, step: str | int = 'best'
+        ) -> tuple[ml_collections.ConfigDict, Callable[[Array], jax.Array], int | None]:
     """`load_generator`, and the iteration that was taken; None where there is none."""
     config, generator, variables, taken = load_deployed_step(directory, step)
     paint = build.make_painter(generator)
@@ -511,7 +527,8 @@ def load_generator_step(directory, seed=0, step='best'):
     return config, lambda x: paint(on_device, x, np.uint32(seed)), taken
 
 
-def said(directory, config, step):
+def said(directory: str | os.PathLike, config: ml_collections.ConfigDict, step: int | None
+         ) -> str:
     """What a tool has used, in words: 'runs/mine, iteration 1500'.
 
     Args:
@@ -521,7 +538,7 @@ def said(directory, config, step):
     return f'{words}, iteration {step}' if is_iteration(config, step) else words
 
 
-def is_iteration(config, step):
+def is_iteration(config: ml_collections.ConfigDict, step: int | None) -> bool:
     """Whether a step, see `load_deployed_step`, is of a training that is known."""
     # What from_torch writes has one checkpoint, 0, which is of none.
     return step is not None and not (config.get('deployed', False) and step == 0)

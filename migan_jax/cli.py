@@ -4,6 +4,7 @@ Exit codes: 0 fine; 1 refused or failed, and stderr says why; 130 stopped with C
 Nothing is coloured. What moves (progress) is shown on terminals only.
 """
 
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 import contextlib
 import logging as py_logging
 import os
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from typing import Any, NoReturn, Self, TextIO, TypeVar
 
 from absl import app
 from absl import flags
@@ -28,6 +30,8 @@ INTERRUPTED = 130
 # Flags whose path may be on Cloud Storage; a config's fields are checked by its run.
 _ON_BUCKETS = ('checkpoint', 'workdir', 'config')
 
+_Item = TypeVar('_Item')
+
 _WIDTH = 96
 # Where the descriptions of flags begin.
 _COLUMN = 26
@@ -38,7 +42,7 @@ class Failed(Exception):
 
 
 @contextlib.contextmanager
-def needs(extra):
+def needs(extra: str) -> Iterator[None]:
     """`extras.needs` around the imports of a program, which ends with that line."""
     try:
         with extras.needs(extra, 'This command'):
@@ -47,7 +51,7 @@ def needs(extra):
         sys.exit(f'error: {error}')
 
 
-def run(main, arguments=False):
+def run(main: Callable[[list[str]], int | None], arguments: bool = False) -> NoReturn:
     """Runs a tool as a program; does not return.
 
     ValueError and OSError, which tools raise for what they are given, become lines on
@@ -139,7 +143,7 @@ def _forget_stdout():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def help_text():
+def help_text() -> str:
     """The program's docstring, and its own flags with a line or two for each."""
     program = sys.modules['__main__']
     lines = [(program.__doc__ or '').strip(), '', 'Flags:']
@@ -172,7 +176,7 @@ def _help_of(flag):
             *(' ' * _COLUMN + line for line in wrapped[1:])]
 
 
-def quiet_logs():
+def quiet_logs() -> None:
     """Hides what Orbax logs, and JAX below errors.
 
     Orbax writes forty lines about each save and restore and hundreds about a failed one,
@@ -189,7 +193,7 @@ def quiet_logs():
 _COMPILED_BYTES = 2**28
 
 
-def keep_compiled(folder: str):
+def keep_compiled(folder: str) -> None:
     """Keeps what JAX compiles, for the next process to find.
 
     $JAX_COMPILATION_CACHE_DIR goes before; it is read by JAX. For the programs to call,
@@ -217,7 +221,9 @@ def keep_compiled(folder: str):
 # --- where results may go ----------------------------------------------------
 
 
-def check_apart(what, files, inputs, overwrite=False):
+def check_apart(what: str, files: Iterable[str | os.PathLike],
+                inputs: Mapping[str, str | os.PathLike | None], overwrite: bool = False
+                ) -> None:
     """Refuses results that would lie among the inputs, links followed.
 
     There they would replace inputs, or pass for inputs the next time.
@@ -253,7 +259,7 @@ def check_apart(what, files, inputs, overwrite=False):
         raise ValueError('\n'.join(errors))
 
 
-def check_folder(path):
+def check_folder(path: str | os.PathLike) -> None:
     """Makes a folder and finds out, before the work, whether it can be written to.
 
     Raises:
@@ -268,7 +274,7 @@ def check_folder(path):
                          f'({error.strerror})') from error
 
 
-def check_files(paths):
+def check_files(paths: Collection[str | os.PathLike]) -> None:
     """As `check_folder`, for the folders of files that will be written.
 
     Raises:
@@ -285,7 +291,7 @@ def check_files(paths):
 # --- progress -------------------------------------------------------------------
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     """h:mm:ss."""
     seconds = round(seconds)
     return f'{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}'
@@ -303,18 +309,18 @@ class Status:
       shown: whether there is a terminal.
     """
 
-    def __init__(self, stream=None):
+    def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
         self.shown = self._stream.isatty()
         self._length = 0
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self.show('')
 
-    def show(self, text):
+    def show(self, text: str) -> None:
         """Shows a line in place of the last one; '' removes it."""
         if self.shown and (text or self._length):
             text = text[:shutil.get_terminal_size().columns - 1]
@@ -323,7 +329,8 @@ class Status:
             self._length = len(text)
 
 
-def progress(items, what, stream=None):
+def progress(items: Collection[_Item], what: str, stream: TextIO | None = None
+             ) -> Iterator[_Item]:
     """Yields items; on a terminal says how far it is, from the first second on.
 
     Args:

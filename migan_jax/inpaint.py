@@ -7,11 +7,13 @@ a new picture size compiles nothing: only the R x R model is compiled, once for 
 `BATCH_SIZES` that is used.
 """
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from migan_jax.devices import Array
 from migan_jax.model.io import composite
 from migan_jax.model.io import from_uint8
 from migan_jax.model.io import model_input
@@ -19,6 +21,9 @@ from migan_jax.model.io import to_uint8
 
 # How many pictures a model is given at once; fewer are filled up to the next of these.
 BATCH_SIZES = (1, 2, 4, 8)
+
+# A model as a function: f32[B, R, R, 4], see `model_input`, -> f32[B, R, R, 3].
+Generate = Callable[[np.ndarray], Array]
 
 
 class Job(NamedTuple):
@@ -29,10 +34,11 @@ class Job(NamedTuple):
         finish: f32[R, R, 3] that the model painted -> u8[H, W, 3].
     """
     seen: np.ndarray
-    finish: Callable
+    finish: Callable[[np.ndarray], np.ndarray]
 
 
-def inpaint_resize(generate, image, mask, resolution):
+def inpaint_resize(generate: Generate, image: np.ndarray, mask: np.ndarray, resolution: int
+                   ) -> np.ndarray:
     """Squashes the picture to R x R, paints, and composites in full resolution.
 
     What the published demo does. Every pixel outside the hole keeps its bytes.
@@ -53,7 +59,7 @@ def inpaint_resize(generate, image, mask, resolution):
     return result
 
 
-def prepare_resize(image, mask, resolution):
+def prepare_resize(image: np.ndarray, mask: np.ndarray, resolution: int) -> Job | None:
     """The first half of `inpaint_resize`: a `Job`, or None if all is known.
 
     Raises:
@@ -76,7 +82,8 @@ def prepare_resize(image, mask, resolution):
     return Job(_seen(from_uint8(seen), seen_known), finish)
 
 
-def inpaint_pipeline(generate, image, mask, resolution, *, padding=128, stretch=False):
+def inpaint_pipeline(generate: Generate, image: np.ndarray, mask: np.ndarray, resolution: int,
+                     *, padding: int = 128, stretch: bool = False) -> np.ndarray:
     """Paints a square crop around the hole and blends it in with a soft edge.
 
     1. The box around the hole, `padding` pixels wider on each side, at least R,
@@ -117,7 +124,8 @@ def inpaint_pipeline(generate, image, mask, resolution, *, padding=128, stretch=
     return result
 
 
-def prepare_pipeline(image, mask, resolution, *, padding=128, stretch=False):
+def prepare_pipeline(image: np.ndarray, mask: np.ndarray, resolution: int, *,
+                     padding: int = 128, stretch: bool = False) -> Job | None:
     """The first half of `inpaint_pipeline`: a `Job`, or None if all is known.
 
     Raises:
@@ -157,7 +165,10 @@ def prepare_pipeline(image, mask, resolution, *, padding=128, stretch=False):
 MODES = {'resize': prepare_resize, 'pipeline': prepare_pipeline}
 
 
-def inpaint_many(generate, pictures, resolution, prepare=prepare_resize):
+def inpaint_many(generate: Generate, pictures: Sequence[tuple[np.ndarray, np.ndarray]],
+                 resolution: int,
+                 prepare: Callable[[np.ndarray, np.ndarray, int], Job | None] = prepare_resize
+                 ) -> Iterator[np.ndarray]:
     """Inpaints pictures of any sizes, several at a time.
 
     Args:
@@ -181,7 +192,7 @@ def inpaint_many(generate, pictures, resolution, prepare=prepare_resize):
             yield image.copy() if job is None else job.finish(next(painted))
 
 
-def hole_box(known, resolution, padding):
+def hole_box(known: np.ndarray, resolution: int, padding: int) -> tuple[int, int, int, int]:
     """The box that `inpaint_pipeline` crops.
 
     Args:
@@ -207,7 +218,7 @@ def hole_box(known, resolution, padding):
     return tuple(box)
 
 
-def soften(known):
+def soften(known: np.ndarray) -> np.ndarray:
     """Grows the known region by a pixel and blurs its edge.
 
     3x3 maximum, then a separable 5x5 blur with weights exp(-((x - 2) / 2)^2),
@@ -234,7 +245,7 @@ def soften(known):
     return np.clip(1 - hole, 0, 1)
 
 
-def resize_bilinear(x, height, width):
+def resize_bilinear(x: np.ndarray, height: int, width: int) -> np.ndarray:
     """f32[H, W, C] -> f32[height, width, C]: half-pixel centres, edges clamped.
 
     No antialiasing: each output pixel mixes at most four input pixels.
@@ -253,14 +264,14 @@ def resize_bilinear(x, height, width):
     return x
 
 
-def resize_nearest(x, height, width):
+def resize_nearest(x: np.ndarray, height: int, width: int) -> np.ndarray:
     """[H, W, C] -> [height, width, C]: output i reads input floor(i * in / out)."""
     rows = np.arange(height) * x.shape[0] // height
     columns = np.arange(width) * x.shape[1] // width
     return x[rows][:, columns]
 
 
-def check(image, mask):
+def check(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Checks the two arrays; bool[H, W], True = known."""
     rgb = image.ndim == 3 and image.shape[2] == 3 and image.size > 0
     if image.dtype != np.uint8 or not rgb:
@@ -283,7 +294,7 @@ def _seen(image, known):
     return model_input(image, known.astype(np.float32)[..., None])
 
 
-def run(generate, seen):
+def run(generate: Generate, seen: Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
     """Runs the model on a list of at most `BATCH_SIZES[-1]` f32[R, R, 4].
 
     Returns:

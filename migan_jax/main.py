@@ -6,6 +6,7 @@ On a TPU pod, under SLURM or Open MPI: the same command on every host. Elsewhere
 --coordinator_address=HOST:PORT --num_processes=N --process_id=I.
 """
 
+from collections.abc import Sequence
 import os
 import sys
 
@@ -45,7 +46,7 @@ _PROCESSES = flags.DEFINE_integer('num_processes', None, 'Processes of this run.
 _PROCESS = flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.')
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     # TensorFlow only reads data: it must not take the accelerator's memory.
     with quiet.stderr_unless_it_fails():

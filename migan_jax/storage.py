@@ -1,5 +1,6 @@
 """Paths on disks and on Cloud Storage; files that are whole or not there."""
 
+from collections.abc import Iterable
 import importlib.util
 import os
 import threading
@@ -35,19 +36,19 @@ def is_trouble(error: BaseException) -> bool:
             or any(sign in str(error) for sign in _TROUBLE))
 
 
-def path_of(directory, *names):
+def path_of(directory: str | os.PathLike, *names: str) -> epath.Path:
     """A path below a directory, local or on Cloud Storage (gs://)."""
     if '://' not in os.fspath(directory):
         directory = os.path.abspath(directory)
     return epath.Path(directory).joinpath(*names)
 
 
-def is_bucket(path) -> bool:
+def is_bucket(path: str | os.PathLike) -> bool:
     """Whether a path is on Cloud Storage."""
     return os.fspath(path).startswith('gs://')
 
 
-def only_on_disk(what: str, path) -> str:
+def only_on_disk(what: str, path: str | os.PathLike) -> str:
     """What is wrong with a path that can't be on Cloud Storage, one sentence; else ''.
 
     Args:
@@ -61,7 +62,7 @@ def only_on_disk(what: str, path) -> str:
             'cp -r`.')
 
 
-def write_atomically(path, data):
+def write_atomically(path: str | os.PathLike, data: bytes) -> None:
     """Writes bytes so that `path` is never seen half-written."""
     path = path_of(path)
     if is_bucket(path):
@@ -79,7 +80,7 @@ def write_atomically(path, data):
         raise
 
 
-def check_writable(directory) -> None:
+def check_writable(directory: str | os.PathLike) -> None:
     """Writes, reads and deletes a small file in a directory, which is made.
 
     Raises:
@@ -101,7 +102,7 @@ def check_writable(directory) -> None:
             'right to write there, or name another folder.') from error
 
 
-def check_readable(directory) -> None:
+def check_readable(directory: str | os.PathLike) -> None:
     """Finds out whether a bucket answers; on a disk nothing needs to be known before.
 
     Raises:
@@ -199,12 +200,12 @@ def _reason(error):
     return ' '.join(text.split())[:200].rstrip('. ')
 
 
-def shown(name):
+def shown(name: str | os.PathLike) -> str:
     """A file's name or any text for a message: one printable line, else escaped."""
     return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(name))
 
 
-def listed(names, limit=12):
+def listed(names: Iterable[object], limit: int = 12) -> str:
     """The first few names in one printable line."""
     names = list(names)
     more = [f'and {len(names) - limit} more'] if len(names) > limit else []

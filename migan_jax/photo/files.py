@@ -48,7 +48,7 @@ class Options:
     quality: int | None = None
     max_pixels: int = images.MAX_PIXELS
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.mode not in ('', *MODES):
             raise ValueError(f'mode: expected one of {", ".join(MODES)}, got '
                              f'{self.mode!r}')
@@ -146,8 +146,8 @@ def _fitted(photograph, levels, image, mask, options):
         raise ValueError(f'{sizes}: not the same proportions') from error
 
 
-def painted(generate, resolution: int, opened: Opened, options: Options, seed: int = 0
-            ) -> photographs.Photograph:
+def painted(generate: inpaint.Generate, resolution: int, opened: Opened, options: Options,
+            seed: int = 0) -> photographs.Photograph:
     """Paints the holes of a photograph.
 
     Args:
@@ -181,7 +181,8 @@ def painted(generate, resolution: int, opened: Opened, options: Options, seed: i
     return dataclasses.replace(photograph, samples=samples)
 
 
-def squashed(generate, resolution: int, opened: Opened) -> tuple[np.ndarray, np.ndarray]:
+def squashed(generate: inpaint.Generate, resolution: int, opened: Opened
+             ) -> tuple[np.ndarray, np.ndarray]:
     """The whole picture at the model's size, as evaluations and sheets have it.
 
     Args:
