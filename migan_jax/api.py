@@ -4,12 +4,13 @@ Mask polarity is always said: an argument called `mask` has True, 255 or 1.0 = k
 one called `hole` has True, 255 or 1.0 = hole.
 """
 
+from collections.abc import Mapping, Sequence
 import contextlib
 import logging as py_logging
 import os
 import pathlib
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 from absl import logging
 import jax
@@ -37,6 +38,9 @@ from migan_jax.weights import importing
 from migan_jax.weights import named
 from migan_jax.weights import table
 
+if TYPE_CHECKING:
+    import ml_collections
+
 # What a suffix means to `Model.export` without a format.
 _FORMAT_OF = {'.onnx': 'onnx', '.pt': 'pt', '.tflite': 'tflite', '.ort': 'ort',
               '.mlpackage': 'coreml', '.pte': 'executorch'}
@@ -55,10 +59,10 @@ class Figures(NamedTuple):
       per_image: {name: {figure: value}}; nan where an image has nothing to count.
       left_out: {figure: why it is not among them}.
     """
-    means: dict
-    intervals: dict
-    per_image: dict
-    left_out: dict
+    means: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    per_image: dict[str, dict[str, float]]
+    left_out: dict[str, str]
 
 
 @contextlib.contextmanager
@@ -84,7 +88,7 @@ def _check_on_disk(what, path):
 # --- models -------------------------------------------------------------------
 
 
-def load(path, step='best'):
+def load(path: str | os.PathLike, step: str | int = 'best') -> 'Model':
     """Opens a trained model.
 
     Args:
@@ -148,7 +152,8 @@ class Model:
       step: iteration of the checkpoint; None of a file.
     """
 
-    def __init__(self, config, generator, variables, source, step=None):
+    def __init__(self, config: 'ml_collections.ConfigDict', generator: build.AnyGenerator,
+                 variables: dict[str, Any], source: str, step: int | None = None) -> None:
         self.config = config
         self.generator = generator
         self.variables = variables
@@ -158,13 +163,16 @@ class Model:
         self._on_device = jax.device_put(variables)
         self._paint = build.make_painter(generator)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         kind = 'Co-Mod-GAN' if build.is_comodgan(self.config) else 'MI-GAN'
         side = self.resolution
         return f'<migan_jax model {kind}, {side} x {side}, from {self.source}>'
 
-    def inpaint(self, image, mask=None, *, hole=None, mode=None,
-                feather=2, grain=True, seed=0):
+    def inpaint(self, image: pictures_lib.OnePicture | Sequence[pictures_lib.OnePicture],
+                mask: pictures_lib.Masks | None = None, *,
+                hole: pictures_lib.Masks | None = None, mode: str | None = None,
+                feather: float = 2, grain: bool = True, seed: int = 0
+                ) -> pictures_lib.OnePicture | list[pictures_lib.OnePicture]:
         """Paints the holes of a picture, or of several.
 
         Pictures, any size from 1 x 1:
@@ -244,8 +252,9 @@ class Model:
             picture.restore(result, k)
             for picture, result, k in zip(pictures, painted, known)])
 
-    def save(self, path, *, data='not said', licence='', metrics=None, remarks='',
-             name='', half=False, overwrite=False):
+    def save(self, path: str | os.PathLike, *, data: str = 'not said', licence: str = '',
+             metrics: Mapping[str, float] | None = None, remarks: str = '', name: str = '',
+             half: bool = False, overwrite: bool = False) -> pathlib.Path:
         """Writes the model as a folder for others, which `load` reads back.
 
         model.safetensors has the published names of tensors, config.json the fields of
@@ -279,9 +288,10 @@ class Model:
         return bundles.save_bundle(
             path, self.config, self.variables, card, half=half, overwrite=overwrite)
 
-    def export(self, path, format=None, *, half=False, drop_noise_at_4x4=False,
-               dynamic_size=False, upstream_crop=False, keep_clamps=False,
-               tolerance=None):
+    def export(self, path: str | os.PathLike, format: str | None = None, *, half: bool = False,
+               drop_noise_at_4x4: bool = False, dynamic_size: bool = False,
+               upstream_crop: bool = False, keep_clamps: bool = False,
+               tolerance: float | None = None) -> dict[str, Any]:
         """Writes the model for another runtime, runs the file and compares it with JAX.
 
         Args:
@@ -355,9 +365,14 @@ class Model:
 # --- evaluation ---------------------------------------------------------------
 
 
-def evaluate(model, images, masks=None, *, holes=None, hole_range=None,
-             brush_width=None, seed=None, limit=None, protocol='paper', metrics=None,
-             weights='', parts=None, fetch=False):
+def evaluate(model: Model | str | os.PathLike,
+             images: str | os.PathLike | np.ndarray | Sequence[pictures_lib.OnePicture],
+             masks: str | os.PathLike | pictures_lib.Masks | None = None, *,
+             holes: pictures_lib.Masks | None = None, hole_range: Sequence[float] | None = None,
+             brush_width: Sequence[int] | None = None, seed: int | None = None,
+             limit: int | None = None, protocol: str = 'paper',
+             metrics: Sequence[str] | None = None, weights: str = '',
+             parts: str | os.PathLike | None = None, fetch: bool = False) -> Figures:
     """Measures a model on pictures, as tools/evaluate.py does.
 
     Pictures are squashed to R x R (bicubic), holes painted, known pixels always come

@@ -4,7 +4,8 @@ Mask polarity is always said: an argument called `mask` has True, 255 or 1.0 = k
 called `hole` has True, 255 or 1.0 = hole.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 import warnings
 
 import jax
@@ -14,6 +15,13 @@ from PIL import Image
 from migan_jax.data import drawn_masks
 from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
+from migan_jax.devices import Array
+
+# What is taken for one picture and for one mask; `known_of` and `pictures_of` say of which
+# shapes and values. Several are a list of these, or an array with one axis more.
+OnePicture = np.ndarray | Image.Image
+OneMask = Array | Image.Image
+Masks = OneMask | Sequence[OneMask]
 
 
 class MaskWarning(UserWarning):
@@ -30,10 +38,10 @@ class Picture(NamedTuple):
     """
     levels: np.ndarray
     index: str
-    restore: object
+    restore: Callable[[np.ndarray, np.ndarray], OnePicture]
 
 
-def mask_or_hole(mask, hole):
+def mask_or_hole(mask: Masks | None, hole: Masks | None) -> tuple[str, Masks, bool]:
     """Name, value, and whether its True is hole; ValueError unless one is given."""
     if (mask is None) == (hole is None):
         given = 'neither' if mask is None else 'both'
@@ -43,7 +51,7 @@ def mask_or_hole(mask, hole):
     return ('mask', mask, False) if hole is None else ('hole', hole, True)
 
 
-def describe(value):
+def describe(value: object) -> str:
     """A word on a value for messages."""
     if isinstance(value, (np.ndarray, jax.Array)):
         return f'{value.dtype}{list(value.shape)}'
@@ -52,13 +60,14 @@ def describe(value):
     return f'a {type(value).__name__}'
 
 
-def several(image):
+def several(image: object) -> bool:
     """Whether it is a list or a batch of pictures."""
     return isinstance(image, (list, tuple)) or (
         isinstance(image, np.ndarray) and image.ndim == 4)
 
 
-def pictures_of(image):
+def pictures_of(image: OnePicture | Sequence[OnePicture]
+                ) -> tuple[list[Picture], Callable[[list], Any]]:
     """`Picture`s, and the function that makes what `image` was of their results."""
     if not several(image):
         return [_picture(image, '')], lambda results: results[0]
@@ -71,7 +80,7 @@ def pictures_of(image):
     return pictures, np.stack if isinstance(image, np.ndarray) else list
 
 
-def masks_of(masks, name, count):
+def masks_of(masks: Masks, name: str, count: int) -> list[OneMask]:
     """One mask for each of `count` pictures."""
     several = isinstance(masks, (list, tuple)) or (
         isinstance(masks, (np.ndarray, jax.Array)) and masks.ndim > 2)
@@ -147,7 +156,7 @@ def _pil_picture(image, name, index):
     return Picture(levels, index, restore)
 
 
-def known_of(mask, name, inverted, shape):
+def known_of(mask: OneMask, name: str, inverted: bool, shape: tuple[int, ...]) -> np.ndarray:
     """Checks one mask or hole: bool[H, W], True = known.
 
     Args:
@@ -196,7 +205,7 @@ def known_of(mask, name, inverted, shape):
     return high != inverted
 
 
-def warn_of_polarity(known, name):
+def warn_of_polarity(known: Sequence[np.ndarray], name: str) -> None:
     """Warns where masks look as if the other polarity was meant."""
     other = 'mask' if name == 'hole' else 'hole'
     meaning = {'mask': 'known', 'hole': 'hole'}[name]
