@@ -312,7 +312,8 @@ def save_deployed(directory: str | os.PathLike, config: ml_collections.ConfigDic
     save_config(config, directory)
 
 
-def check_same_arrays(expected: Any, actual: Any, expected_name: str, actual_name: str) -> None:
+def check_same_arrays(expected: Any, actual: Any, expected_name: str,
+                      actual_name: str | os.PathLike) -> None:
     """Compares names and shapes of two trees.
 
     Raises:

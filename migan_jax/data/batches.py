@@ -6,7 +6,7 @@ image decoders and threads (decoders release the interpreter lock).
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Generator
 import concurrent.futures
 import functools
 import itertools
@@ -25,7 +25,8 @@ CROPS = ('squash', 'center', 'random')
 def train_batches(source: Source, *, resolution: int, batch_size: int, seed: int,
                   start_batch: int = 0, host_index: int = 0, host_count: int = 1,
                   crop: str = 'squash', min_crop: float = 1.0, flip: bool = True,
-                  workers: int = 2, prefetch: int = 4) -> Iterator[dict[str, np.ndarray]]:
+                  workers: int = 2, prefetch: int = 4
+                  ) -> Generator[dict[str, np.ndarray], None, None]:
     """Endless shuffled batches; close the iterator (or drop it) to end its threads.
 
     Batch k depends only on the arguments and k: each epoch's permutation is drawn from
@@ -111,7 +112,8 @@ def train_batches(source: Source, *, resolution: int, batch_size: int, seed: int
 
 def eval_batches(source: Source, *, resolution: int, batch_size: int, host_index: int = 0,
                  host_count: int = 1, crop: str = 'squash', limit: int | None = None,
-                 workers: int = 2, prefetch: int = 4) -> Iterator[dict[str, Any]]:
+                 workers: int = 2, prefetch: int = 4
+                 ) -> Generator[dict[str, Any], None, None]:
     """Every image once, over all hosts together, in a fixed order.
 
     Every host yields equally many batches. The end is padded with zeros. An image that

@@ -38,7 +38,7 @@ def known_of(levels: np.ndarray) -> tuple[np.ndarray, int]:
     Raises:
         NotAMask: 5 % of the pixels or more are mid-grey, so it is no mask.
     """
-    between = np.count_nonzero((levels != 0) & (levels != 255))
+    between = int(np.count_nonzero((levels != 0) & (levels != 255)))
     middle = np.count_nonzero((levels >= MIDDLE[0]) & (levels < MIDDLE[1]))
     if middle >= MAX_MIDDLE * levels.size:
         raise NotAMask(
