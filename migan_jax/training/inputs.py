@@ -3,7 +3,7 @@
 Everything here raises ValueError before a run has written anything.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 import json
 import os
 from typing import Any
@@ -189,7 +189,8 @@ def save_division(division: splits.Division, workdir: os.PathLike | str) -> None
         storage.path_of(workdir, 'splits.json'), (text + '\n').encode())
 
 
-def eval_batches(source: Any, config: ml_collections.ConfigDict) -> Iterator[dict[str, Any]]:
+def eval_batches(source: Any, config: ml_collections.ConfigDict
+                 ) -> Generator[dict[str, Any], None, None]:
     """Batches of `batches_lib.eval_batches` for this host."""
     per_host = config.eval.batch_size // jax.process_count()
     return batches_lib.eval_batches(
