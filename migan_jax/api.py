@@ -5,8 +5,6 @@ one called `hole` has True, 255 or 1.0 = hole.
 """
 
 from collections.abc import Mapping, Sequence
-import contextlib
-import logging as py_logging
 import os
 import pathlib
 import tempfile
@@ -27,6 +25,7 @@ from migan_jax.data import sources
 from migan_jax.evaluation import methods
 from migan_jax.evaluation import report
 from migan_jax import inpaint
+from migan_jax import quiet
 from migan_jax.model import build
 from migan_jax.photo import files as photo_files
 from migan_jax.photo import paint
@@ -63,20 +62,6 @@ class Figures(NamedTuple):
     intervals: dict[str, tuple[float, float]]
     per_image: dict[str, dict[str, float]]
     left_out: dict[str, str]
-
-
-@contextlib.contextmanager
-def _quiet_orbax():
-    """Orbax warns twice of each reading that it only reads."""
-    def wanted(record):
-        return 'orbax' not in record.pathname or record.levelno > py_logging.WARNING
-
-    logger = logging.get_absl_logger()
-    logger.addFilter(wanted)
-    try:
-        yield
-    finally:
-        logger.removeFilter(wanted)
 
 
 def _check_on_disk(what, path):
@@ -117,7 +102,7 @@ def load(path: str | os.PathLike, step: str | int = 'best') -> 'Model':
     path = os.fspath(path)
     if storage.is_bucket(path) or os.path.isdir(path) or not os.path.exists(path) and (
             path == demo.NAME or named.is_name(path) or hub.is_address(path)):
-        with _quiet_orbax():
+        with quiet.orbax_warnings():
             *deployed, step = checkpoint_lib.load_deployed_step(path, step)
         return Model(*deployed, path, step)
     if not os.path.exists(path):

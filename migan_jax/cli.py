@@ -6,7 +6,6 @@ Nothing is coloured. What moves (progress) is shown on terminals only.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 import contextlib
-import logging as py_logging
 import os
 import re
 import shutil
@@ -18,7 +17,6 @@ from typing import Any, NoReturn, Self, TextIO, TypeVar
 
 from absl import app
 from absl import flags
-from absl import logging
 
 from migan_jax import config_names
 from migan_jax import extras
@@ -174,19 +172,6 @@ def _help_of(flag):
         return [name, *(' ' * _COLUMN + line for line in wrapped)]
     return [name.ljust(_COLUMN) + wrapped[0],
             *(' ' * _COLUMN + line for line in wrapped[1:])]
-
-
-def quiet_logs() -> None:
-    """Hides what Orbax logs, and JAX below errors.
-
-    Orbax writes forty lines about each save and restore and hundreds about a failed one,
-    JAX one for every accelerator that a machine has not got.  What goes wrong there is
-    raised; the loop and the tools say the rest.  For the programs to call, not for the
-    library.
-    """
-    logging.get_absl_handler().addFilter(
-        lambda record: 'orbax' not in record.pathname
-        and ('xla_bridge' not in record.pathname or record.levelno >= py_logging.ERROR))
 
 
 # Of compiled functions on disk; what was used longest ago goes first.

@@ -10,9 +10,6 @@ from collections.abc import Sequence
 import os
 import sys
 
-# Read when TensorFlow is imported, which then keeps quiet about GPUs it will not use.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-
 from absl import flags
 from absl import logging
 import jax
@@ -22,7 +19,7 @@ from migan_jax import cli
 from migan_jax import quiet
 from migan_jax import storage
 
-with cli.needs('train'), quiet.stderr_unless_it_fails():
+with cli.needs('train'), quiet.importing_tensorflow():
     import tensorflow as tf
 
     from migan_jax.training import distributed
@@ -56,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
         jax.config.update('jax_compilation_cache_dir', os.fspath(
             storage.path_of(_WORKDIR.value).parent / '.jax_cache'))
     logging.set_verbosity(logging.INFO)
-    cli.quiet_logs()
+    quiet.logs_of_programs()
     with endings.explained():
         try:
             distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 import contextlib
+import logging as py_logging
 import os
 import sys
 import tempfile
 import warnings
+
+from absl import logging
 
 
 @contextlib.contextmanager
@@ -32,6 +35,14 @@ def stderr_unless_it_fails() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def importing_tensorflow() -> Iterator[None]:
+    """Around importing TensorFlow: no remarks on GPUs it will not use, then or later."""
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    with stderr_unless_it_fails():
+        yield
+
+
+@contextlib.contextmanager
 def torchscript_is_deprecated() -> Iterator[None]:
     """Around calls of torch.jit: it is what IOPaint and pnnx load, deprecated or not.
 
@@ -41,3 +52,41 @@ def torchscript_is_deprecated() -> Iterator[None]:
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter('ignore', category)
         yield
+
+
+def logs_of_programs() -> None:
+    """Hides what Orbax logs, and JAX below errors.
+
+    Orbax writes forty lines about each save and restore and hundreds about a failed one,
+    JAX one for every accelerator that a machine has not got.  What goes wrong there is
+    raised; the loop and the tools say the rest.  For the programs to call, not for the
+    library.
+    """
+    logging.get_absl_handler().addFilter(
+        lambda record: 'orbax' not in record.pathname
+        and ('xla_bridge' not in record.pathname or record.levelno >= py_logging.ERROR))
+
+
+@contextlib.contextmanager
+def orbax_warnings() -> Iterator[None]:
+    """Around reading a checkpoint: Orbax warns twice that it only reads."""
+    def wanted(record):
+        return 'orbax' not in record.pathname or record.levelno > py_logging.WARNING
+
+    logger = logging.get_absl_logger()
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
+
+
+@contextlib.contextmanager
+def below_errors(logger: py_logging.Logger) -> Iterator[None]:
+    """Around work of which a logger reports more than errors."""
+    level = logger.level
+    logger.setLevel(py_logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

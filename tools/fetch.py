@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from migan_jax import cli
+from migan_jax import quiet
 from migan_jax.weights import fetching
 from migan_jax.weights import named
 from migan_jax.weights import table
@@ -74,7 +75,7 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> None:
     args, names = flags.FLAGS, argv[1:]
-    cli.quiet_logs()
+    quiet.logs_of_programs()
     if args.list:
         print('\n'.join(listing(args.folder)))
     elif not names:

@@ -16,6 +16,7 @@ import os
 from absl import flags
 
 from migan_jax import cli
+from migan_jax import quiet
 from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation import networks as networks_lib
 
@@ -60,7 +61,7 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
-    cli.quiet_logs()
+    quiet.logs_of_programs()
     with cli.Status() as status:
         status.show('reading weight files')
         loaded = run(args.out, args.weights, args.protocol, args.fetch)

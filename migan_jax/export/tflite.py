@@ -12,14 +12,11 @@ import os
 from typing import Any
 import warnings
 
-# TensorFlow writes its start-up remarks before anyone can ask it not to.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-
 import ml_collections
 import numpy as np
 
 from migan_jax import quiet
-with quiet.stderr_unless_it_fails():
+with quiet.importing_tensorflow():
     import tensorflow as tf
     from tensorflow.lite.tools import flatbuffer_utils
 

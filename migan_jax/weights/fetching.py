@@ -15,6 +15,7 @@ import shutil
 import urllib.parse
 
 from migan_jax import cli
+from migan_jax import quiet
 from migan_jax import storage
 from migan_jax.weights.table import File
 
@@ -106,7 +107,7 @@ def fetch(file: File, folder: str = '', *, timeout: float = TIMEOUT,
         folder, base_url='', registry={file.name: None}, retry_if_failed=retries,
         urls={file.name: file.url or file.where})
     try:
-        with _quiet(pooch.get_logger()):
+        with quiet.below_errors(pooch.get_logger()):
             return shelf.fetch(file.name, downloader=download)
     except _Refused as refused:
         raise refused.error from refused
@@ -269,17 +270,6 @@ class _Progress:
 
     def close(self):
         self._status.show('')
-
-
-@contextlib.contextmanager
-def _quiet(logger):
-    """Without a logger's lines on what is done; errors are raised."""
-    level = logger.level
-    logger.setLevel('ERROR')
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 # --- hashes ---------------------------------------------------------------------------
