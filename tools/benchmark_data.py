@@ -8,7 +8,7 @@ decode, shuffle, flip, batch) and a tf.data pipeline that reads and decodes. Ima
 second and core, and the ratio of the medians. The last line is JSON.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 import contextlib
 import io
 import itertools
@@ -89,7 +89,7 @@ def prepare(folder: pathlib.Path, count: int,
 
 
 def ours(arguments: Mapping[str, str], resolution: int, batch_size: int,
-         workers: int) -> Iterator[dict[str, np.ndarray]]:
+         workers: int) -> Generator[dict[str, np.ndarray], None, None]:
     """An endless iterator of training batches."""
     source = sources.open_source(**arguments)
     return batches_lib.train_batches(source, resolution=resolution, batch_size=batch_size,

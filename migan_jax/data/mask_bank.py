@@ -65,8 +65,8 @@ def draw(key: jax.Array, bank: Array) -> jax.Array:
     return mask.astype(jnp.float32)[..., None]
 
 
-def mix(keys: jax.Array, draw_one: Callable[[jax.Array], jax.Array], share: float,
-        masks: jax.Array) -> jax.Array:
+def mix(keys: jax.Array, draw_one: Callable[[jax.Array], jax.Array],
+        share: jax.typing.ArrayLike, masks: jax.Array) -> jax.Array:
     """Replaces a share of a batch's masks by others.
 
     Args:

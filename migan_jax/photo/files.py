@@ -1,6 +1,7 @@
 """One photograph and its mask, from their files to the file that is written."""
 
 import dataclasses
+import os
 
 import numpy as np
 
@@ -76,7 +77,7 @@ class Opened:
     notes: tuple[str, ...]
 
 
-def open_pair(image: str, mask: str, options: Options) -> Opened:
+def open_pair(image: str | os.PathLike, mask: str | os.PathLike, options: Options) -> Opened:
     """Reads and checks a photograph and its mask.
 
     Raises:
