@@ -53,6 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.min_crop = 1.0              # random: smallest side, share of the shorter side
     data.eval_crop = 'squash'        # squash, center
     data.flip = True
+    # Turned, in other colours, darker or brighter: for tens of photographs.
+    data.augment = False
     # Folder of masks of one's own, white = known, for this share of training samples; the
     # others, and evaluation, have free-form ones.
     data.masks = ''

@@ -25,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.eval_split = 'test'
     config.data.crop = 'random'
     config.data.min_crop = 0.3
+    config.data.augment = True
     config.data.eval_crop = 'center'
     config.data.cache_mb = 512
     config.data.workers = 1

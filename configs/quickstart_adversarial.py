@@ -16,6 +16,7 @@ from migan_jax.configs import quickstart
 def get_config() -> ml_collections.ConfigDict:
     config = quickstart.get_config()
     config.model.fill = False
+    config.data.augment = False
     config.mask.hole_range = (0.05, 0.4)
     config.train.kimg = 16.0
     config.eval.every_kimg = config.checkpoint.every_kimg = 4.0

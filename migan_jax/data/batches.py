@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from migan_jax.data.augmentation import augmented
 from migan_jax.data import images
 from migan_jax.data.sources import random_stream
 from migan_jax.data.sources import SAMPLE_STREAM
@@ -25,14 +26,14 @@ CROPS = ('squash', 'center', 'random')
 def train_batches(source: Source, *, resolution: int, batch_size: int, seed: int,
                   start_batch: int = 0, host_index: int = 0, host_count: int = 1,
                   crop: str = 'squash', min_crop: float = 1.0, flip: bool = True,
-                  workers: int = 2, prefetch: int = 4
+                  augment: bool = False, workers: int = 2, prefetch: int = 4
                   ) -> Generator[dict[str, np.ndarray], None, None]:
     """Endless shuffled batches; close the iterator (or drop it) to end its threads.
 
     Batch k depends only on the arguments and k: each epoch's permutation is drawn from
-    (seed, epoch), flip and crop of a sample from (seed, its position). Epochs follow
-    each other without a gap, so a batch may hold the end of one and the start of the
-    next. With several hosts each draws its part of every global batch of
+    (seed, epoch), flip, crop and augmentation of a sample from (seed, its position).
+    Epochs follow each other without a gap, so a batch may hold the end of one and the
+    start of the next. With several hosts each draws its part of every global batch of
     batch_size * host_count images. From a TFDS source each host reads a fixed part of
     the records (as many as the others: up to host_count - 1 records are left out),
     shuffled anew each epoch within 256 MiB of undecoded records; `start_batch` skips
@@ -55,6 +56,7 @@ def train_batches(source: Source, *, resolution: int, batch_size: int, seed: int
         min_crop: 'random' only: the square's side is uniform in [min_crop, 1] times
             the shorter side; one smaller than R is enlarged.
         flip: mirror horizontally with probability 1/2.
+        augment: see `augmentation.augmented`.
         workers: threads, each preparing one batch at a time.
         prefetch: batches prepared ahead (at least `workers`).
 
@@ -96,6 +98,8 @@ def train_batches(source: Source, *, resolution: int, batch_size: int, seed: int
             mirror = rng.random() < 0.5 and flip
             image = _first_readable(
                 source, group[slot:], lambda record: prepare(record, rng))
+            if augment:
+                image = augmented(image, rng)
             if mirror:
                 # Six times as fast as pixel by pixel, which can take longer than
                 # the file's decoding.

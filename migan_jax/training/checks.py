@@ -97,6 +97,7 @@ RULES = {
     'data.min_crop': _SHARE,
     'data.eval_crop': _one_of('squash', 'center'),
     'data.flip': _SWITCH,
+    'data.augment': _SWITCH,
     'data.masks': _TEXT,
     'data.masks_share': _SHARE,
     'data.cache_mb': _FROM_0,

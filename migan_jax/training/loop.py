@@ -352,6 +352,7 @@ class _Run:
             start_batch=self._position(), host_index=jax.process_index(),
             host_count=jax.process_count(), crop=config.data.crop,
             min_crop=config.data.min_crop, flip=config.data.flip,
+            augment=config.data.augment,
             workers=config.data.workers, prefetch=config.data.prefetch)
 
     def _position(self):

@@ -231,13 +231,14 @@ def test_train_batches_shape_and_epochs(folder):
     assert order[:20] != order[20:] and order[:20] != list(range(20))
 
 
-@pytest.mark.parametrize('crop', batches_lib.CROPS)
-def test_resume_equals_uninterrupted(folder, crop):
+@pytest.mark.parametrize('crop, augment', [
+    *((crop, False) for crop in batches_lib.CROPS), ('random', True)])
+def test_resume_equals_uninterrupted(folder, crop, augment):
     def batches(count, start=0, seed=3, **kwargs):
         source = sources.open_source('folder', path=str(folder), **kwargs)
         return _take(batches_lib.train_batches(
             source, resolution=8, batch_size=6, seed=seed, start_batch=start,
-            host_index=1, host_count=2, crop=crop, min_crop=0.5), count)
+            host_index=1, host_count=2, crop=crop, min_crop=0.5, augment=augment), count)
 
     whole = batches(9)
     for start in 1, 4:
