@@ -5,7 +5,7 @@ read undecoded records.
 """
 
 import collections
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 import copy
 import importlib.util
 import io
@@ -147,7 +147,7 @@ class _Source:
 class _IndexedSource(_Source):
     """Images that can be read in any order; a record is an index into `names`."""
 
-    def __init__(self, where: str, names: list[str], cache_mb: float) -> None:
+    def __init__(self, where: str, names: Sequence[str], cache_mb: float) -> None:
         super().__init__(where, cache_mb)
         self.names = names
 
@@ -158,7 +158,7 @@ class _IndexedSource(_Source):
         """A source of some of these images, see `open_source`; nothing is listed anew."""
         return self.only(_select(self.names, split, self.where))
 
-    def only(self, names: list[str]) -> '_IndexedSource':
+    def only(self, names: Sequence[str]) -> '_IndexedSource':
         """A source of these names among its own."""
         part = copy.copy(self)
         part.names = names
