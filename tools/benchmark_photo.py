@@ -6,7 +6,8 @@ Takes the first --count photographs of --images, searched with the folders in it
 have --least_megapixels or more, and cuts holes into them whose size goes with the shorter
 side: spots, strokes, one blob, several blobs, and spots, strokes and blobs at once.  Each
 is filled by `resize`, `pipeline` and `photo` with one model, and by the methods of Telea
-and of Navier and Stokes (OpenCV), and compared with what was there:
+and of Navier and Stokes (OpenCV), and compared with what was there. No method gets to see
+that: its holes show another part of the picture (see `hidden`). The figures:
 
 * PSNR over the pixels of the holes;
 * SSIM, the mean over the pixels of the holes;
@@ -131,6 +132,24 @@ def methods_of(generate: Callable, resolution: int) -> dict[str, Method]:
     }
 
 
+def hidden(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The picture as a method gets it: something else lies in its holes.
+
+    `pipeline` paints neither the outermost pixel of a hole nor all of the next ones, and
+    mixes what lies there into what its network sees, so that with the
+    truth there it would gain by what it fails to paint.  In use there is what is to be
+    removed; here, the picture turned by 180 degrees.
+
+    Args:
+      image: u8[H, W, 3].
+      mask: u8[H, W], 255 = known, 0 = hole.
+
+    Returns:
+      u8[H, W, 3].
+    """
+    return np.where(mask[..., None] == 255, image, image[::-1, ::-1])
+
+
 class Judge:
     """Measures what was painted.
 
@@ -240,8 +259,9 @@ def measure(methods: dict[str, Method], photographs: list[str], judge: Judge,
             rng = np.random.default_rng(
                 [seed, zlib.crc32(f'{pathlib.Path(path).stem} {kind}'.encode())])
             mask = draw_holes(*image.shape[:2], kind, rng)
+            given = hidden(image, mask)
             for name, method in methods.items():
-                figures[kind][name].append(judge(method(image, mask), image, mask))
+                figures[kind][name].append(judge(method(given, mask), image, mask))
     return figures
 
 

@@ -1,4 +1,4 @@
-"""How what was painted meets what is known: seams, soft edges, grain.
+"""How what was painted meets what is known: soft edges and grain.
 
 A mask has 1 (or True) = known, 0 (or False) = hole.
 """
@@ -13,8 +13,6 @@ with epy.lazy_imports():   # a fifth of a second, and squashed pictures do witho
 _LEVELS = np.arange(256, dtype=np.float32) / 255
 _LINEAR = np.where(_LEVELS <= .04045, _LEVELS / 12.92,
                    ((_LEVELS + .055) / 1.055) ** 2.4).astype(np.float32)
-# Pixels over which differences at an edge are smoothed (standard deviation).
-_SMOOTH = 1.5
 # Pixels round a hole in which the grain of the surroundings is measured.
 _RING = 24
 # A grain that is stronger than this, in levels, is texture and no grain.
@@ -31,66 +29,6 @@ def from_linear(light: np.ndarray) -> np.ndarray:
     light = np.clip(light, 0, 1)
     return (255 * np.where(light <= .0031308, light * 12.92,
                            1.055 * light ** (1 / 2.4) - .055)).astype(np.float32)
-
-
-def without_seam(painted: np.ndarray, seen: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Shifts what was painted so that it meets its surroundings.
-
-    The network paints known pixels too. Where it misses them at the edge of a hole, it
-    misses by about as much on the other side of it: the difference at the edge is
-    continued into the hole, smoothly (a membrane, as in gradient-domain blending), and
-    added.
-
-    Args:
-      painted: f32[H, W, 3], all that the network painted.
-      seen: f32[H, W, 3], what it saw, in the same units.
-      known: bool[H, W].
-
-    Returns:
-      f32[H, W, 3]; what lies under a soft edge outside the hole is shifted, too.
-    """
-    if known.all() or not known.any():
-        return painted
-    # Only what lies at the edge speaks for the hole.
-    edge = known & ~ndimage.binary_erosion(known, iterations=4, border_value=1)
-    offset = pulled((seen - painted) * edge[..., None], edge)
-    # Smooth, so that the grain at the edge is not drawn into the hole in stripes.
-    return painted + ndimage.gaussian_filter(offset, (_SMOOTH, _SMOOTH, 0))
-
-
-def pulled(values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Continues values smoothly to where there are none, by a pyramid of means.
-
-    Args:
-      values: f32[H, W, C], 0 where there is none.
-      where: bool[H, W], where there is one.
-
-    Returns:
-      f32[H, W, C].
-    """
-    height, width = where.shape
-    if min(height, width) < 2 or where.all():
-        weight = np.maximum(where.sum(), 1)
-        mean = values.sum((0, 1)) / weight
-        return np.where(where[..., None], values, mean).astype(np.float32)
-    even = ((0, height % 2), (0, width % 2))
-    weights = np.pad(where.astype(np.float32), even)
-    sums = np.pad(values, (*even, (0, 0)))
-    half = weights.reshape(-(-height // 2), 2, -(-width // 2), 2).sum((1, 3))
-    sums = sums.reshape(-(-height // 2), 2, -(-width // 2), 2, -1).sum((1, 3))
-    coarse = pulled(sums / np.maximum(half, 1)[..., None], half > 0)
-    fine = _doubled(_doubled(coarse, 0), 1)[:height, :width]
-    return np.where(where[..., None], values, fine)
-
-
-def _doubled(x, axis):
-    """Twice as many along an axis, by linear interpolation."""
-    before = np.concatenate([x.take([0], axis), x.take(range(x.shape[axis] - 1), axis)],
-                            axis)
-    after = np.concatenate([x.take(range(1, x.shape[axis]), axis), x.take([-1], axis)],
-                           axis)
-    both = np.stack([.75 * x + .25 * before, .75 * x + .25 * after], axis + 1)
-    return both.reshape(*x.shape[:axis], -1, *x.shape[axis + 1:])
 
 
 def feathered(hole: np.ndarray, width: float) -> np.ndarray:

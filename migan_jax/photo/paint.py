@@ -28,12 +28,10 @@ class Settings:
       feather: pixels outside a hole over which a native fill fades; a scaled one fades
         over as many pixels of what the network saw. 0 keeps every known pixel.
       grain: whether the grain of the surroundings is matched.
-      seam: whether fills are shifted to meet their surroundings.
       seed: of the grain.
     """
     feather: float = 2.
     grain: bool = True
-    seam: bool = True
     seed: int = 0
 
 
@@ -175,8 +173,6 @@ def _finish(output, seen, canvas, done, soft, group, window, settings, rng):
     """The fills of one window."""
     levels, known = seen
     painted = np.clip(output * 127.5 + 127.5, 0, 255)
-    if settings.seam:
-        painted = np.clip(blend.without_seam(painted, levels, known), 0, 255)
     # Reaching as far as the feather does.
     width = settings.feather * max(group.factor, 1)
     reach = int(np.ceil(width)) + 1

@@ -46,6 +46,26 @@ def test_figures_are_of_the_holes(judge):
     assert np.isnan(same.lpips)
 
 
+def test_no_method_sees_the_truth(tmp_path, judge):
+    image = np.full((90, 130, 3), 40, np.uint8)
+    image[45:] = 200
+    Image.fromarray(image).save(tmp_path / 'half.png')
+    given = []
+
+    def keeps(picture, mask):
+        given.append((picture, mask))
+        return picture
+
+    figures = tool.measure({'keeps': keeps}, [str(tmp_path / 'half.png')], judge,
+                           ('one blob',))
+    ((picture, mask),) = given
+    np.testing.assert_array_equal(picture[mask == 255], image[mask == 255])
+    np.testing.assert_array_equal(picture[mask == 0], 240 - image[mask == 0])
+    # What a method that paints nothing is worth: 160 levels beside the truth.
+    assert figures['one blob']['keeps'][0].psnr == pytest.approx(
+        -20 * np.log10(160 / 255))
+
+
 def test_all_methods_fill_the_same_holes(tmp_path, judge):
     for i in range(2):
         Image.fromarray(_picture(i)).save(tmp_path / f'{i}.png')
