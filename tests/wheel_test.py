@@ -66,6 +66,7 @@ def test_it_has_the_package_its_configs_and_its_tools(installed):
     assert {'migan_jax/configs/places256.py', 'migan_jax/tools/inpaint.py',
             'migan_jax/model/generator.py', 'migan_jax/main.py'} <= files
     assert {name.split('/')[0] for name in files} == {'migan_jax'}
+    assert (site / 'migan_jax' / 'py.typed').is_file()
     weights = 'models/demo/model.safetensors'
     assert (site / 'migan_jax' / weights).read_bytes() == (ROOT / weights).read_bytes()
     entry, = site.glob('*.dist-info/entry_points.txt')

@@ -8,7 +8,7 @@ guessed from order or from shapes alone.
 
 Read are graphs of the published inference network, alone or within the authors'
 pipelines (upsampling by transposed convolution, by masked nearest resize, or in one),
-and what `onnx_core` and `onnx_pipeline` write.
+and what `export.onnx_core` and `export.onnx_pipeline` write.
 """
 
 import os

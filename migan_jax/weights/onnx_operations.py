@@ -19,7 +19,7 @@ from migan_jax.model.ops import SQRT2
 
 NEGATIVE_SLOPE = 0.2
 FIR = np.outer(FIR_TAPS, FIR_TAPS)
-# What upsampling leaves after a nearest resize, see `onnx_core`.
+# What upsampling leaves after a nearest resize, see `export.onnx_core`.
 AFTER_NEAREST = np.outer((1, 2, 1), (1, 2, 1)) / 16
 # (coordinates, rounding) with which a nearest resize by 2 repeats every pixel.
 REPEATING = {('asymmetric', 'floor'), ('asymmetric', 'round_prefer_floor'),
@@ -364,7 +364,7 @@ class Operations:
 
     def noise(self, name: str) -> tuple[str, np.ndarray, np.ndarray] | None:
         """What noise was added to, its plane f32[r, r] and its strength; or None."""
-        # As `onnx_core` writes it: a convolution copies the plane to all channels.
+        # As `export.onnx_core` writes it: a convolution copies the plane to all channels.
         copied = self.identity(name)
         if copied is not None and copied[1] == 1:
             node = self.graph.producer(copied[0])
