@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import glob
 import logging as py_logging
 import os
 import sys
@@ -55,16 +56,34 @@ def torchscript_is_deprecated() -> Iterator[None]:
 
 
 def logs_of_programs() -> None:
-    """Hides what Orbax logs, and JAX below errors.
+    """Hides what Orbax logs, JAX below errors, and libtpu where there is no TPU.
 
     Orbax writes forty lines about each save and restore and hundreds about a failed one,
     JAX one for every accelerator that a machine has not got.  What goes wrong there is
     raised; the loop and the tools say the rest.  For the programs to call, not for the
-    library.
+    library; before they ask JAX for devices.
     """
+    _libtpu_without_a_tpu()
     logging.get_absl_handler().addFilter(
         lambda record: 'orbax' not in record.pathname
         and ('xla_bridge' not in record.pathname or record.levelno >= py_logging.ERROR))
+
+
+# One of them is there wherever a process can reach a TPU.
+_TPU_FILES = ('/dev/accel*', '/dev/vfio/[0-9]*')
+
+
+def _libtpu_without_a_tpu() -> None:
+    """Answers what libtpu, installed on a machine without a TPU, complains of not knowing.
+
+    JAX tries every platform that is installed, and libtpu writes six lines about host names
+    and bounds before it says that there is no TPU, which JAX passes over. It reads the
+    variables when it is loaded. Where there is a TPU, and for variables that are set,
+    nothing changes.
+    """
+    if not any(glob.glob(pattern) for pattern in _TPU_FILES):
+        os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+        os.environ.setdefault('TPU_HOST_BOUNDS', '1,1,1')
 
 
 @contextlib.contextmanager

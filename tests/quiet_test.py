@@ -1,6 +1,9 @@
 """What libraries write to stderr past Python is kept, and shown when work fails."""
 
+import importlib.util
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -20,3 +23,41 @@ def test_everything_is_shown_when_it_fails(capfd):
             os.write(2, b'remark')
             raise ValueError('why')
     assert capfd.readouterr().err == 'remark'
+
+
+NAMES = ('TPU_WORKER_HOSTNAMES', 'TPU_HOST_BOUNDS')
+
+
+@pytest.fixture
+def tpu_files(monkeypatch, tmp_path):
+    """A folder whose files are what a process can reach of TPUs; the variables are unset."""
+    monkeypatch.setattr(quiet, '_TPU_FILES', (str(tmp_path / '*'),))
+    for name in NAMES:
+        monkeypatch.setenv(name, '')   # for its value to be put back afterwards
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+def test_libtpu_is_answered_where_there_is_no_tpu(tpu_files, monkeypatch):
+    del tpu_files
+    monkeypatch.setenv('TPU_HOST_BOUNDS', '2,2,1')
+    quiet._libtpu_without_a_tpu()
+    assert [os.environ[name] for name in NAMES] == ['localhost', '2,2,1']
+
+
+def test_a_tpu_is_asked_for_its_own_answers(tpu_files):
+    (tpu_files / 'accel0').touch()
+    quiet._libtpu_without_a_tpu()
+    assert not any(name in os.environ for name in NAMES)
+
+
+def test_a_program_with_libtpu_and_no_tpu_starts_without_a_word():
+    if importlib.util.find_spec('libtpu') is None:
+        pytest.skip("libtpu is not installed: pip install -e '.[tpu-compile]'")
+    environment = {name: value for name, value in os.environ.items()
+                   if name != 'JAX_PLATFORMS' and name not in NAMES}
+    code = 'from migan_jax import quiet; quiet.logs_of_programs(); import jax; jax.devices()'
+    result = subprocess.run(
+        [sys.executable, '-c', code], env=environment | {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'},
+        capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, '')
