@@ -14,7 +14,7 @@ from absl import logging
 from migan_jax import storage
 
 # Often enough to tell a run from what a crash left, seldom enough for a bucket, where
-# each renewal is two requests.
+# each renewal is four requests.
 RENEW_S = 30
 # A lease that is not renewed for so long is a crashed run's. Watched, not computed: the
 # clocks of two hosts need not agree.

@@ -25,6 +25,7 @@ from migan_jax.evaluation import methods
 from migan_jax.evaluation import step as evaluation_step
 from migan_jax import storage
 from migan_jax.training import agreement
+from migan_jax.training.board import Board
 from migan_jax.training.checkpointing import Checkpoints
 from migan_jax.training import changes
 from migan_jax.training import checks
@@ -94,7 +95,7 @@ def train(config: ml_collections.ConfigDict, workdir: os.PathLike | str,
         is_main = jax.process_index() == 0
         if is_main:
             storage.path_of(workdir, 'samples').mkdir(parents=True, exist_ok=True)
-        writer = _metric_writer(workdir)
+        board = Board(workdir, writes=is_main)
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, config)))
         notice = stack.enter_context(Notice())
         if checkpoints.latest_step() is not None:
@@ -106,7 +107,7 @@ def train(config: ml_collections.ConfigDict, workdir: os.PathLike | str,
             parts.history.save()
             inputs.save_division(division, workdir)
             checkpoint_lib.save_config(config, workdir)
-        run = _Run(config, workdir, division, parts, state, lease=lease, writer=writer,
+        run = _Run(config, workdir, division, parts, state, lease=lease, board=board,
                    checkpoints=checkpoints, notice=notice)
         # The run has its own, on the devices: this one would lie there all the while.
         del state
@@ -226,24 +227,12 @@ def _first_state(config: ml_collections.ConfigDict, workdir: os.PathLike | str,
     return state
 
 
-def _metric_writer(workdir):
-    """Of TensorBoard's event files on process 0, of nothing on others."""
-    # Not at the top: it imports TensorFlow, which tools that import this module can
-    # do without.
-    from clu import metric_writers
-
-    # The log has the figures too, from here: clu's would repeat them there.
-    return metric_writers.AsyncMultiWriter(
-        [metric_writers.SummaryWriter(os.fspath(workdir))]
-        if jax.process_index() == 0 else [])
-
-
 class _Run:
     """One run: what `train` has opened, and its position."""
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: os.PathLike | str,
                  division: splits.Division, parts: _Parts, state: state_lib.TrainState, *,
-                 lease: Lease | None, writer: Any, checkpoints: Checkpoints,
+                 lease: Lease | None, board: Board, checkpoints: Checkpoints,
                  notice: Notice) -> None:
         """Compiles nothing.
 
@@ -253,12 +242,12 @@ class _Run:
           parts: `_Parts`.
           state: TrainState to go on from, not replicated.
           lease: of the workdir, or None.
-          writer: of metrics.
+          board: of the workdir.
           checkpoints, notice: opened.
         """
         self._config, self._workdir = config, workdir
         self._division, self._parts = division, parts
-        self._lease, self._writer = lease, writer
+        self._lease, self._board = lease, board
         self._checkpoints, self._notice = checkpoints, notice
         self._history = parts.history
         self._batch_size = config.train.batch_size
@@ -278,9 +267,9 @@ class _Run:
         self._steps = self._make_steps()
 
     def flush(self) -> None:
-        """Waits until the figures are written."""
+        """Waits until the figures are in the workdir."""
         with self._figures():
-            self._writer.flush()
+            self._board.publish()
 
     @contextlib.contextmanager
     def _figures(self):
@@ -421,9 +410,11 @@ class _Run:
         self._page.add(self._step, self._images(), {
             f'train/{name}': value for name, value in (means | memory_gib()).items()})
         with self._figures():
-            if self._is_main:
+            # In a bucket the whole file would be uploaded for each line: there it waits for
+            # the next checkpoint or evaluation.
+            if self._is_main and not storage.is_bucket(self._workdir):
                 self._page.write_rows()
-            self._writer.write_scalars(self._step, {
+            self._board.write_scalars(self._step, {
                 **{f'train/{name}': value for name, value in means.items()},
                 **{f'nonfinite/{phase}': count for phase, count in counts.items()}})
         logging.info(
@@ -437,6 +428,7 @@ class _Run:
         if self._is_main:
             with self._figures():
                 self._page.write()
+        self.flush()
 
     def _kimg(self):
         return f'{self._images() / 1000:.2f}'
@@ -452,7 +444,7 @@ class _Run:
         self._page.add(self._step, self._images(), {
             f'eval/{name}': value for name, value in figures.items()})
         with self._figures():
-            self._writer.write_scalars(
+            self._board.write_scalars(
                 self._step, {f'eval/{name}': value for name, value in figures.items()})
         with contextlib.closing(self._eval_batches()) as samples:
             grid = evaluation_step.sample_grid(
@@ -462,7 +454,7 @@ class _Run:
             name = f'{self._images() / 1000:09.2f}kimg.png'
             with self._figures():
                 image_files.write_png(grid, os.path.join(self._workdir, 'samples', name))
-                self._writer.write_images(self._step, {'samples': grid[None]})
+                self._board.write_images(self._step, {'samples': grid[None]})
         logging.info('evaluation at %s kimg: %s', self._kimg(), ', '.join(
             f'{name} {value:.4g}' for name, value in figures.items()))
         return figures

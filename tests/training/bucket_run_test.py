@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from PIL import Image
 import pytest
+from tensorboard.backend.event_processing import event_accumulator
 
 import bucket as bucket_lib
 from migan_jax import checkpoint as checkpoint_lib
@@ -113,6 +114,21 @@ def test_a_run_on_a_bucket(bucket, trained):
         'storage.objects.create', 'storage.objects.create and .delete',
         'storage.objects.get', 'storage.objects.list', 'storage.objects.delete',
         'storage.buckets.get'}
+
+
+def test_figures_are_uploaded_once(bucket, trained, tmp_path):
+    _, requests = trained
+    uploads = [request for request in requests if 'create' in request.permission
+               and 'events.out' in request.name]
+    # One for each save; overwriting would be called a delete, too.
+    assert {request.permission for request in uploads} == {'storage.objects.create'}
+    assert len({request.name for request in uploads}) == 2
+    board = event_accumulator.EventAccumulator(str(bucket.download('runs/a', tmp_path)))
+    board.Reload()
+    assert [event.step for event in board.Tensors('train/g_loss')] == [2, 4]
+    assert [event.step for event in board.Tensors('eval/psnr')] == [4]
+    rows = map(json.loads, bucket.read('runs/a/metrics.jsonl').splitlines())
+    assert [row['step'] for row in rows if 'train/g_loss' in row] == [2, 4]
 
 
 def test_a_run_on_a_bucket_goes_on(bucket, trained, tmp_path):
