@@ -69,10 +69,14 @@ def save(checkpoint: str, evaluations: list[str], out: str, step: str = 'best'
 
 
 def figures_of(report: dict) -> dict[str, float]:
-    """{name/range/figure: mean} of a report of tools/evaluate.py."""
-    name = report['name']
-    return {f'{name} {row["hole_range"]} {figure}': row[figure]
-            for row in report['rows'] for figure in ('hole_psnr', 'ssim')}
+    """{images, range, figure: mean} of a report of tools/evaluate.py.
+
+    Args:
+      report: its OUT.json.
+    """
+    images = pathlib.Path(report['image_source']).name
+    return {f'{images}, holes {row["hole_range"]}, {figure}': row[figure]['mean']
+            for row in report['ranges'] for figure in ('hole_psnr', 'ssim')}
 
 
 def define_flags() -> None:

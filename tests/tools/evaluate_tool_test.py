@@ -23,6 +23,7 @@ from migan_jax.evaluation import painters
 from migan_jax.evaluation import published
 from migan_jax.evaluation import report
 import evaluate as tool
+import save_demo
 
 TOOLS = pathlib.Path(__file__).parents[2] / 'tools'
 
@@ -482,6 +483,11 @@ def test_figures_of_the_whole_set_and_the_tables(tmp_path, monkeypatch):
            f'{summary["psnr"]:.3f} |')
     assert row in text
     assert '| MI-GAN (published) | 16.118 | 0.597 | 0.091 | 0.234 | 16.315 |' in text
+    # What a model's card takes of it.
+    taken = save_demo.figures_of(report_of(out))
+    assert {name.rpartition(', ')[2]: round(value, 6) for name, value in taken.items()} == {
+        name: round(summary[name], 6) for name in ('hole_psnr', 'ssim')}
+    assert all(name.startswith('images, holes ') for name in taken)
 
 
 def test_published_tables():
