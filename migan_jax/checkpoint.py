@@ -118,7 +118,7 @@ def load_config(directory: str | os.PathLike) -> ml_collections.ConfigDict:
         '"model" among its fields, as migan_jax.main and from_torch write.')
 
 
-def _as_plain(value):
+def as_plain(value: Any) -> Any:
     """Tuples and lists alike, as JSON has only lists."""
     return json.loads(json.dumps(value))
 
@@ -134,7 +134,7 @@ def differing_fields(config: ml_collections.ConfigDict, saved: ml_collections.Co
         if isinstance(ours, ml_collections.ConfigDict) and isinstance(
                 theirs, ml_collections.ConfigDict):
             lines += differing_fields(ours, theirs, f'{prefix}{name}.')
-        elif _as_plain(ours) != _as_plain(theirs):
+        elif as_plain(ours) != as_plain(theirs):
             lines.append(f'{prefix}{name}: {theirs} -> {ours}')
     return lines
 
@@ -158,7 +158,7 @@ def evaluation_setting(config: ml_collections.ConfigDict) -> str:
     fields = {f'{group}.{name}': config[group].get(name)
               for group, names in _SETTING_FIELDS.items() if group in config
               for name in names}
-    text = json.dumps(_as_plain(fields), sort_keys=True)
+    text = json.dumps(as_plain(fields), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

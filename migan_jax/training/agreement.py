@@ -23,6 +23,9 @@ import jax
 from jax._src import distributed as jax_distributed
 import ml_collections
 
+from migan_jax import checkpoint as checkpoint_lib
+from migan_jax.training import checks
+
 # How long one process waits for what another says: listing millions of images takes a
 # slow disk minutes.
 PATIENCE_S = 1800
@@ -51,7 +54,7 @@ def _get(key, patience_s=None):
     return json.loads(_client().blocking_key_value_get(f'migan_jax/{key}', patience_ms))
 
 
-def from_first(make: Callable[[], Any], number: int | None = None) -> Any:
+def from_first(make: Callable[[], Any]) -> Any:
     """What `make()` returns on process 0, on every process; JSON values.
 
     All processes call this in the same order. What `make` raises on process 0 is raised
@@ -59,14 +62,13 @@ def from_first(make: Callable[[], Any], number: int | None = None) -> Any:
 
     Args:
       make: called on process 0 only.
-      number: of the call; counted by default.
 
     Raises:
       ValueError: `make` did.
     """
     if jax.process_count() == 1:
         return make()
-    key = f'first/{next(_calls) if number is None else number}'
+    key = f'first/{next(_calls)}'
     if jax.process_index() == 0:
         try:
             value = make()
@@ -167,19 +169,12 @@ def facts_of(config: ml_collections.ConfigDict, workdir: os.PathLike | str,
       it requires, a digest of its source, workdir, devices of this process, images.
     """
     return {
-        **{f'config.{name}': value for name, value in _fields(config)},
+        **{f'config.{name}': value
+           for name, value in checkpoint_lib.as_plain(checks.fields_of(config)).items()},
         'Python': platform.python_version(), **_versions(), 'source': source_digest(),
         'workdir': workdir, 'local devices': jax.local_device_count(),
         'device kind': jax.local_devices()[0].device_kind,
         **{f'{name} images': count for name, count in images.items()}}
-
-
-def _fields(config, prefix=''):
-    for name, value in config.items():
-        if hasattr(value, 'items'):
-            yield from _fields(value, f'{prefix}{name}.')
-        else:
-            yield prefix + name, list(value) if isinstance(value, tuple) else value
 
 
 def _versions():

@@ -1,6 +1,5 @@
 """What differs between a config and that of the workdir in which it goes on."""
 
-import json
 import os
 
 import ml_collections
@@ -14,11 +13,6 @@ _HARMLESS = ('data.cache_mb', 'data.max_pixels', 'data.workers', 'data.prefetch'
              'teacher.dtype')
 
 
-def _plain(value):
-    """Tuples and lists alike, as JSON has only lists."""
-    return json.loads(json.dumps(value))
-
-
 def differing(config: ml_collections.ConfigDict,
               saved: ml_collections.ConfigDict) -> dict[str, str]:
     """{field: 'saved value -> value now'} where two configs differ.
@@ -28,7 +22,7 @@ def differing(config: ml_collections.ConfigDict,
     ours, theirs = checks.fields_of(config), checks.fields_of(saved)
     return {name: f'{theirs[name]!r} -> {ours[name]!r}'
             for name in ours if name in theirs
-            and _plain(ours[name]) != _plain(theirs[name])}
+            and checkpoint_lib.as_plain(ours[name]) != checkpoint_lib.as_plain(theirs[name])}
 
 
 def review(config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict,
