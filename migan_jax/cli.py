@@ -20,6 +20,7 @@ from absl import flags
 
 from migan_jax import config_names
 from migan_jax import extras
+from migan_jax import quiet
 from migan_jax.storage import only_on_disk
 from migan_jax.storage import shown
 
@@ -63,6 +64,7 @@ def run(main: Callable[[list[str]], int | None], arguments: bool = False) -> NoR
     """
     flags.DEFINE_bool('debug', False, 'Show the traceback of an error.',
                       module_name=sys.argv[0])
+    quiet.logs_of_programs()
     app.run(lambda argv: _guarded(main, argv, arguments), flags_parser=_parse)
 
 

@@ -53,7 +53,6 @@ def main(argv: Sequence[str]) -> None:
         jax.config.update('jax_compilation_cache_dir', os.fspath(
             storage.path_of(_WORKDIR.value).parent / '.jax_cache'))
     logging.set_verbosity(logging.INFO)
-    quiet.logs_of_programs()
     with endings.explained():
         try:
             distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)

@@ -60,8 +60,8 @@ def logs_of_programs() -> None:
 
     Orbax writes forty lines about each save and restore and hundreds about a failed one,
     JAX one for every accelerator that a machine has not got.  What goes wrong there is
-    raised; the loop and the tools say the rest.  For the programs to call, not for the
-    library; before they ask JAX for devices.
+    raised; the loop and the tools say the rest.  For programs (`cli.run`), not for the
+    library.
     """
     _libtpu_without_a_tpu()
     logging.get_absl_handler().addFilter(

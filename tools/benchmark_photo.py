@@ -42,7 +42,6 @@ from migan_jax.evaluation.metrics.bootstrap import confidence_interval
 from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation.metrics.ssim import ssim_map
 from migan_jax import inpaint
-from migan_jax import quiet
 from migan_jax.photo import paint
 
 # Kinds of holes: how many spots, strokes and blobs.
@@ -324,7 +323,6 @@ def table(result: dict) -> list[str]:
 def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
-    quiet.logs_of_programs()
     if not args.images:
         raise cli.Failed('--images is missing; name a folder of photographs')
     photographs = photographs_of(args.images, args.count, args.least_megapixels)

@@ -33,7 +33,6 @@ import numpy as np
 import make_masks
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import cli
-from migan_jax import quiet
 from migan_jax.data import batches as batches_lib
 from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
@@ -475,7 +474,6 @@ def gains(summary: Mapping[str, float]) -> str:
 def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
-    quiet.logs_of_programs()
     options = Options(
         hole_ranges=parse_ranges(args.hole_ranges),
         metrics=parse_metrics(args.metrics),

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from absl import flags
 
 from migan_jax import cli
-from migan_jax import quiet
 from migan_jax.weights import fetching
 from migan_jax.weights import named
 from migan_jax.weights import table
@@ -75,7 +74,6 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> None:
     args, names = flags.FLAGS, argv[1:]
-    quiet.logs_of_programs()
     if args.list:
         print('\n'.join(listing(args.folder)))
     elif not names:

@@ -29,7 +29,6 @@ import ml_collections
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import cli
-from migan_jax import quiet
 from migan_jax.configs import finetune256
 from migan_jax import storage
 with cli.needs('export'):
@@ -182,7 +181,6 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
-    quiet.logs_of_programs()
     with cli.Status() as status:
         status.show(f'reading {args.checkpoint}')
         config, description = run(

@@ -38,7 +38,6 @@ from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
 from migan_jax.data import photograph_files
 from migan_jax import extras
-from migan_jax import quiet
 from migan_jax.storage import listed
 from migan_jax.storage import shown
 # migan_jax.photo is imported where it is used: it brings JAX, which --help can do without.
@@ -288,7 +287,6 @@ def main(argv: Sequence[str]) -> None:
 
     del argv
     args = flags.FLAGS
-    quiet.logs_of_programs()
     cli.keep_compiled(fetching.cache_folder())
     config, generate, step = checkpoint_lib.load_generator_step(
         args.checkpoint, step=args.step)

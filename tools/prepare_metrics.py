@@ -16,7 +16,6 @@ import os
 from absl import flags
 
 from migan_jax import cli
-from migan_jax import quiet
 from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation import networks as networks_lib
 
@@ -61,7 +60,6 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
-    quiet.logs_of_programs()
     with cli.Status() as status:
         status.show('reading weight files')
         loaded = run(args.out, args.weights, args.protocol, args.fetch)

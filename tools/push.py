@@ -18,7 +18,6 @@ from absl import flags
 
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import cli
-from migan_jax import quiet
 from migan_jax.weights import bundles
 from migan_jax.weights import hub
 
@@ -68,7 +67,6 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
-    quiet.logs_of_programs()
     card = bundles.Card(name=args.to.rpartition('/')[2], data=args.data,
                         licence=args.licence, remarks=args.remarks)
     print(run(args.checkpoint, args.to, card, args.half, args.private,

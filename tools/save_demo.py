@@ -16,7 +16,6 @@ from absl import flags
 import demo_photos
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import cli
-from migan_jax import quiet
 from migan_jax.weights import bundles
 
 # What the card says at the end, before the photographs.
@@ -90,7 +89,6 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
-    quiet.logs_of_programs()
     print(save(args.checkpoint, args.evaluation, args.out, args.step))
 
 

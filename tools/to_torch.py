@@ -37,7 +37,6 @@ from absl import flags
 from absl import logging
 
 from migan_jax import cli
-from migan_jax import quiet
 with cli.needs('export'):
     from migan_jax.export import exporting
     from migan_jax.export import models
@@ -75,7 +74,6 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> int:
     del argv
     args = flags.FLAGS
-    quiet.logs_of_programs()
     # TensorFlow reports its progress.
     logging.set_verbosity(logging.WARNING)
     options = models.Options(
