@@ -98,9 +98,7 @@ class _Operators:
 
 
 def _check(config, variables):
-    if not config.model.depthwise:
-        raise ValueError('config.model.depthwise is False: plain 3x3 convolutions have '
-                         'no deployed form; export a depthwise-separable model.')
+    topology.check_deployable(config)
     onnx_core.check_finite(variables)
 
 

@@ -46,10 +46,7 @@ class StaticGenerator(nn.Module):
             parameter is not finite.
         """
         super().__init__()
-        if not config.model.depthwise:
-            raise ValueError('config.model.depthwise is False: plain 3x3 convolutions '
-                             'have no deployed form; export a depthwise-separable '
-                             'model.')
+        topology.check_deployable(config)
         onnx_core.check_finite(variables)
         self.resolution = config.model.resolution
         self.largest = largest

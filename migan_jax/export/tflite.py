@@ -160,9 +160,7 @@ def build_tflite(config: ml_collections.ConfigDict, variables: Mapping[str, Any]
       ValueError: the model is the ablation with plain 3x3 convolutions.
     """
     model = config.model
-    if not model.depthwise:
-        raise ValueError('config.model.depthwise is False: plain 3x3 convolutions have '
-                         'no deployed form; export a depthwise-separable model.')
+    topology.check_deployable(config)
     module = tf.Module()
 
     @tf.function(input_signature=[

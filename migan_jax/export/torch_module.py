@@ -208,9 +208,7 @@ def build_module(config: ml_collections.ConfigDict, variables: Mapping[str, Any]
       ValueError: the model is the ablation with plain 3x3 convolutions.
     """
     model = config.model
-    if not model.depthwise:
-        raise ValueError('config.model.depthwise is False: plain 3x3 convolutions have '
-                         'no deployed form; export a depthwise-separable model.')
+    topology.check_deployable(config)
     table = torch_map.generator_table(
         model.resolution, branches=0, noise_at_4x4=model.noise_at_4x4, fused=True)
     return Generator(torch_map.to_torch(variables, table), model.resolution,

@@ -8,9 +8,17 @@ filters) is in that object, and which layer follows which is here.
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+import ml_collections
 import numpy as np
 
 from migan_jax.model.layers import resolutions
+
+
+def check_deployable(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError unless config.model has the shape that is walked here."""
+    if not config.model.depthwise:
+        raise ValueError('config.model.depthwise is False: plain 3x3 convolutions have '
+                         'no deployed form; export a depthwise-separable model.')
 
 
 class Layer(NamedTuple):
