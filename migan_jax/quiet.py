@@ -38,7 +38,9 @@ def stderr_unless_it_fails() -> Iterator[None]:
 @contextlib.contextmanager
 def importing_tensorflow() -> Iterator[None]:
     """Around importing TensorFlow: no remarks on GPUs it will not use, then or later."""
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    # What is 1 was set by JAX, which does that when it is imported first.
+    if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':
+        os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
     with stderr_unless_it_fails():
         yield
 

@@ -24,6 +24,20 @@ def test_everything_is_shown_when_it_fails(capfd):
     assert capfd.readouterr().err == 'remark'
 
 
+@pytest.mark.parametrize('before, level', [('', '3'), ('0', '0')])
+def test_tensorflow_is_quiet_behind_jax_unless_its_level_is_set(before, level):
+    environment = {name: value for name, value in os.environ.items()
+                   if name != 'TF_CPP_MIN_LOG_LEVEL'}
+    if before:
+        environment['TF_CPP_MIN_LOG_LEVEL'] = before
+    code = ('import os\nimport jax\nfrom migan_jax import quiet\n'
+            'with quiet.importing_tensorflow():\n'
+            '    print(os.environ["TF_CPP_MIN_LOG_LEVEL"])')
+    result = subprocess.run([sys.executable, '-c', code], env=environment,
+                            stdout=subprocess.PIPE, text=True, check=True)
+    assert result.stdout == f'{level}\n'
+
+
 NAMES = ('TPU_WORKER_HOSTNAMES', 'TPU_HOST_BOUNDS')
 
 
