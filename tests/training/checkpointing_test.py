@@ -15,6 +15,7 @@ from migan_jax.training.checkpointing import Checkpoints
 from migan_jax.training import loop
 from migan_jax.training import steps as steps_lib
 from processes import Run
+from processes import start_group
 from tiny import BATCH
 from tiny import final_state
 from tiny import tiny_config
@@ -112,7 +113,11 @@ def fill_behind(checkpoint):
     """Leaves 16 KiB of the disk free, as soon as a checkpoint is complete."""
     while not checkpoint.exists():
         time.sleep(0.01)
-    folder = checkpoint.parents[2]
+    fill(checkpoint.parents[2])
+
+
+def fill(folder):
+    """Leaves 16 KiB of its disk free."""
     space = os.statvfs(folder)
     (folder / 'filler').write_bytes(bytes(space.f_bavail * space.f_frsize - 2**14))
 
@@ -165,6 +170,25 @@ def test_disk_that_stays_full_keeps_the_last_checkpoint(small_disk, monkeypatch)
     monkeypatch.undo()
     loop.train(config, str(workdir))
     assert final_state(str(workdir)).step == 6
+
+
+@pytest.mark.slow
+def test_full_disk_under_two_processes_costs_no_training(small_disk, tmp_path):
+    options = dict(devices=1, cache=tmp_path / 'cache')
+    workdir = small_disk / 'run'
+    runs = start_group(2, workdir, 40, OFTEN, **options)
+    runs[0].wait_for(lambda _: (workdir / 'checkpoints' / '2').exists())
+    fill(small_disk)
+    runs[0].wait_for(lambda text: 'a checkpoint could not be written' in text)
+    (small_disk / 'filler').unlink()
+    texts = [run.wait() for run in runs]
+    # The first writes, and knows.
+    assert 'could not be written' not in texts[1]
+    assert not half_written(workdir)
+    for run in start_group(2, tmp_path / 'whole', 40, OFTEN, **options):
+        run.wait()
+    jax.tree.map(np.testing.assert_array_equal,
+                 final_state(str(workdir)), final_state(str(tmp_path / 'whole')))
 
 
 def test_other_failures_of_a_save_are_not_taken_for_a_full_disk(tmp_path, monkeypatch):
