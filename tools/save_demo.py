@@ -23,10 +23,11 @@ _REMARKS = """\
 ## How it was made
 
 By `tools/train_demo.sh` on a CPU: {kimg:.1f} thousand crops of {photos} photographs,
-configs/demo.py. The loss is L1 inside holes; there is no discriminator and no teacher,
-so what it paints is soft where a picture has texture. Holes start from a smooth
-continuation of the known colours (`model.fill`), which is inside the exported graphs; the
-published PyTorch class has no such thing and can not run these weights.
+configs/demo.py, turned and recoloured at random (`data.augment`). The loss is L1 inside
+holes; there is no discriminator and no teacher, so what it paints is soft where a picture
+has texture. Holes start from a smooth continuation of the known colours (`model.fill`),
+which is inside the exported graphs; the published PyTorch class has no such thing and can
+not run these weights.
 
 ## Photographs
 
