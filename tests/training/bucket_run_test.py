@@ -217,7 +217,7 @@ def test_killed_between_a_checkpoint_and_its_marker(bucket, trained, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_on_a_bucket(bucket, tmp_path):
-    options = dict(devices=2, cache=tmp_path / 'cache')
+    options = dict(devices=1, cache=tmp_path / 'cache')
     for run in start_group(2, 'gs://bucket/runs/pair', 2, OFTEN, **options):
         run.wait()
     again = start_group(2, 'gs://bucket/runs/pair', 4, OFTEN, **options)
