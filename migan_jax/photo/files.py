@@ -138,13 +138,15 @@ def _fitted(photograph, levels, image, mask, options):
     (height, width), (mask_height, mask_width) = photograph.size, levels.shape
     sizes = (f'{shown(mask)}: the mask has {mask_width} x {mask_height} pixels, its image '
              f'{shown(image)} has {width} x {height}')
+    try:
+        scaled = drawn_masks.fitted(levels, photograph.size)
+    except ValueError as error:
+        raise ValueError(f'{sizes}; masks must have the size of the image, and this one has '
+                         'not its proportions either: draw it on the image') from error
     if not options.fit_masks:
         raise ValueError(f'{sizes}; masks must have the size of the image, or pass '
                          '--fit_masks to scale them')
-    try:
-        return drawn_masks.fitted(levels, photograph.size)
-    except ValueError as error:
-        raise ValueError(f'{sizes}: not the same proportions') from error
+    return scaled
 
 
 def painted(generate: inpaint.Generate, resolution: int, opened: Opened, options: Options,

@@ -342,6 +342,13 @@ def test_masks_are_fitted_grown_and_turned(folders, capsys):
     assert (grown == 128).all(-1).sum() > hole.sum()
 
 
+@pytest.mark.parametrize('fit', [False, True])
+def test_a_mask_of_other_proportions_is_not_sent_to_fit_masks(folders, fit):
+    save(folders / 'masks' / 'a.png', holed(10, 10))
+    said = refused(folders, fit_masks=fit)
+    assert 'not its proportions either' in said and '--fit_masks' not in said
+
+
 def test_a_mask_drawn_on_the_stored_pixels_is_turned(folders, capsys):
     upright, mask = picture(40, 24), holed(40, 24)
     exif = Image.Exif()
