@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -189,6 +190,26 @@ def test_full_disk_under_two_processes_costs_no_training(small_disk, tmp_path):
         run.wait()
     jax.tree.map(np.testing.assert_array_equal,
                  final_state(str(workdir)), final_state(str(tmp_path / 'whole')))
+
+
+@pytest.mark.slow
+def test_disk_that_stays_full_under_two_processes(small_disk, tmp_path):
+    options = dict(devices=1, cache=tmp_path / 'cache')
+    workdir = small_disk / 'run'
+    runs = start_group(2, workdir, 20, OFTEN, **options)
+    runs[0].wait_for(lambda _: (workdir / 'checkpoints' / '2').exists())
+    fill(small_disk)
+    for run in runs:
+        text = run.wait(1)
+        said = re.search(
+            'error: iteration 20 could not be saved.*goes on from iteration ([0-9]+)', text)
+        assert said, text
+    kept = int(said[1])
+    assert int(final_state(str(workdir)).step) == kept < 20
+    (small_disk / 'filler').unlink()
+    for run in start_group(2, workdir, 20, OFTEN, **options):
+        assert f'from iteration {kept}' in run.wait()
+    assert int(final_state(str(workdir)).step) == 20
 
 
 def test_other_failures_of_a_save_are_not_taken_for_a_full_disk(tmp_path, monkeypatch):
