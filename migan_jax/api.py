@@ -18,17 +18,16 @@ from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import extras
 from migan_jax.extras import MissingExtra  # noqa: F401, part of the API
 from migan_jax.data import batches as batches_lib
+from migan_jax.data import colour
 from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
 from migan_jax.data import pictures as pictures_lib
 from migan_jax.data import sources
 from migan_jax.evaluation import methods
 from migan_jax.evaluation import report
-from migan_jax import inpaint
 from migan_jax import quiet
 from migan_jax.model import build
 from migan_jax.photo import files as photo_files
-from migan_jax.photo import paint
 from migan_jax import storage
 from migan_jax.weights import bundles
 from migan_jax.weights import demo
@@ -156,27 +155,31 @@ class Model:
     def inpaint(self, image: pictures_lib.OnePicture | Sequence[pictures_lib.OnePicture],
                 mask: pictures_lib.Masks | None = None, *,
                 hole: pictures_lib.Masks | None = None, mode: str | None = None,
-                feather: float = 2, grain: bool = True, seed: int = 0
+                soft: bool = False, feather: float = 2, grain: bool = True, seed: int = 0
                 ) -> pictures_lib.OnePicture | list[pictures_lib.OnePicture]:
         """Paints the holes of a picture, or of several.
 
         Pictures, any size from 1 x 1:
-          NumPy u8 [H, W, 3], [H, W, 1] or [H, W], levels 0 to 255;
+          NumPy u8 (0 to 255) or u16 (0 to 65535), [H, W, 3], grey [H, W, 1] or [H, W],
+            with alpha [H, W, 4] or [H, W, 2];
           NumPy float16, float32 or float64 of these shapes, values in [0, 1];
-          PIL images of any mode.  L stays L; all others come back as RGB, transparency
-          composited on white.  EXIF orientation is not applied: a picture that has one
-          gives a warning (`PIL.ImageOps.exif_transpose` applies it).
-        Grey pictures are painted in colour and become grey again.  An alpha channel in
-        an array is refused: pass `image[..., :3]`.
+          PIL images of any mode.  Grey, transparency and 16 bits stay; 1 comes back as
+            L, palettes as RGB or RGBA, CMYK and all others as RGB.  EXIF orientation is
+            applied, and reset in the result.  The network sees sRGB, and what it paints
+            is converted into the image's profile; `info` of the result has profile,
+            EXIF, XMP, dpi and text.
+        Transparency is seen on white, and is not painted.
 
         Masks, of the height and width of their picture: NumPy or jax bool, u8 of 0 and
-        255, or float of 0.0 and 1.0, [H, W] or [H, W, 1]; PIL images, black and white.
+        255, or float of 0.0 and 1.0, [H, W] or [H, W, 1]; PIL images, which are
+        understood as tools/inpaint.py understands files.  With a picture's EXIF
+        orientation, a mask of its stored size is turned, too.
         Levels in between (JPEG, smooth edges) are split at 128 with a warning; 5 % of
-        the pixels or more in the middle of the range are refused, and so is u8 of 0 and
-        1 only.
+        the pixels or more in the middle of the range are refused, and so are arrays of
+        u8 of 0 and 1 only.
 
         Args:
-          image: a picture; a batch, NumPy [B, H, W, 3] or [B, H, W, 1]; or a list of
+          image: a picture; a batch, NumPy [B, H, W, C]; or a list of
             pictures of any sizes and kinds.
           mask: for one picture a mask, True or 255 or 1.0 = known; for a batch NumPy
             [B, H, W] or [B, H, W, 1]; for a list a list.
@@ -186,18 +189,20 @@ class Model:
             own scale where it can, and softens the edge by two pixels; 'photo' paints
             each hole at a scale of its own.  None is 'photo' for pictures with a side
             longer than R and 'resize' for all others.
+          soft: levels of masks in between are soft edges ('photo', also of None).
           feather: 'photo': pixels outside a hole over which its fill fades; 0 keeps
             every known pixel.
           grain: 'photo': whether the grain of the surroundings is matched.
           seed: of a Co-Mod-GAN's latent (MI-GAN has none) and of the grain.
 
         Returns:
-          What `image` was: PIL for PIL, u8 for u8, float of the same dtype for float
-          (painted pixels are multiples of 1/255, untouched ones keep their value); a
-          batch for a batch, a list for a list.  Always new arrays.
+          What `image` was: PIL for PIL, an array of the same shape and dtype for an
+          array; a batch for a batch, a list for a list.  What is not painted keeps its
+          bits.  Always new arrays.
 
         Warns:
-          MaskWarning: all known, all hole, or more than 70 % hole: other polarity?
+          MaskWarning: all known, all hole, or more than 70 % hole: other polarity?  A
+            mask that was not understood in the plain way.
 
         Raises:
           ValueError: both or neither of mask and hole, or anything not as above.
@@ -207,35 +212,26 @@ class Model:
                              f'{", ".join(map(repr, photo_files.MODES))}.')
         if not feather >= 0:
             raise ValueError(f'feather={feather}: expected 0 pixels or more.')
+        options = photo_files.Options(
+            mode=mode or '', soft=soft, feather=feather, grain=grain)
         name, masks, inverted = pictures_lib.mask_or_hole(mask, hole)
         pictures, rebuild = pictures_lib.pictures_of(image)
         masks = (pictures_lib.masks_of(masks, name, len(pictures))
                  if pictures_lib.several(image) else [masks])
         # No comprehension: until Python 3.12 a warning's level counts it.
-        known = []
+        levels = []
         for m, picture in zip(masks, pictures):
-            known.append(pictures_lib.known_of(
-                m, f'{name}{picture.index}', inverted, picture.levels.shape))
-        pictures_lib.warn_of_polarity(known, name)
-        jobs = [(picture.levels, np.where(k, 255, 0).astype(np.uint8))
-                for picture, k in zip(pictures, known)]
-        settings = paint.Settings(feather, grain, seed=int(seed))
+            levels.append(pictures_lib.levels_of(
+                m, f'{name}{picture.index}', inverted, picture.photograph.size, soft,
+                picture.photograph))
+        pictures_lib.warn_of_polarity([one == 255 for one in levels], name)
         latent = np.uint32(seed)
-        generate = lambda x: self._paint(self._on_device, x, latent)
-        modes = [mode or ('photo' if max(k.shape) > self.resolution else 'resize')
-                 for k in known]
-        # Those of one network run each are painted together.
-        together = {
-            kind: inpaint.inpaint_many(
-                generate, [job for job, m in zip(jobs, modes) if m == kind],
-                self.resolution, prepare)
-            for kind, prepare in inpaint.MODES.items()}
-        painted = [
-            paint.inpaint_photo(generate, *job, self.resolution, settings)
-            if m == 'photo' else next(together[m]) for job, m in zip(jobs, modes)]
+        painted = photo_files.painted_many(
+            lambda x: self._paint(self._on_device, x, latent), self.resolution,
+            [(picture.photograph, one) for picture, one in zip(pictures, levels)],
+            options, int(seed))
         return rebuild([
-            picture.restore(result, k)
-            for picture, result, k in zip(pictures, painted, known)])
+            picture.restore(result) for picture, result in zip(pictures, painted)])
 
     def save(self, path: str | os.PathLike, *, data: str = 'not said', licence: str = '',
              metrics: Mapping[str, float] | None = None, remarks: str = '', name: str = '',
@@ -451,7 +447,8 @@ def _batches_of(images, side, limit):
             group = pictures[start:start + size]
             squashed = np.zeros((size, side, side, 3), np.uint8)
             squashed[:len(group)] = [
-                image_files.squash(picture.levels, side) for picture in group]
+                image_files.squash(colour.to_srgb(picture.photograph), side)
+                for picture in group]
             padding = size - len(group)
             yield {'image': squashed,
                    'valid': np.arange(size) < len(group),
@@ -471,7 +468,7 @@ def _given_masks(masks, holes, in_folder, stems, side):
         return lambda stems: mask_files.read_masks(files, stems, side)
     name, values, inverted = pictures_lib.mask_or_hole(masks, holes)
     values = pictures_lib.masks_of(values, f'{name}s', len(stems))
-    known = [pictures_lib.known_of(value, f'{name}s[{i}]', inverted, (side, side))
+    known = [pictures_lib.levels_of(value, f'{name}s[{i}]', inverted, (side, side)) == 255
              for i, value in enumerate(values)]
     pictures_lib.warn_of_polarity(known, name)
     known = dict(zip(stems, known))

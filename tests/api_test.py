@@ -5,6 +5,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -13,14 +14,19 @@ import pytest
 import torch
 
 import golden
+import inpaint as inpaint_tool
 import migan_jax
 from migan_jax import checkpoint as checkpoint_lib
+from migan_jax.data import colour
+from migan_jax.data import images as image_files
 from migan_jax.data import masks as masks_lib
+from migan_jax.data import photographs
 from migan_jax.data import pictures as pictures_lib
 from migan_jax import inpaint
 from migan_jax.model import build
 from migan_jax.model import io as model_io
 from migan_jax.weights import importing
+import profiles
 from tiny import tiny_config
 import evaluate as tool
 
@@ -65,6 +71,13 @@ def published(tmp_path_factory):
 
 def picture(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def with_info(pixels, **info):
+    """A PIL image with more than pixels."""
+    image = Image.fromarray(pixels)
+    image.info.update(info)
+    return image
 
 
 def known(height, width):
@@ -313,16 +326,161 @@ def test_grey_pictures_stay_grey(model):
     np.testing.assert_array_equal(np.asarray(result)[mask], grey[mask])
 
 
-def test_transparency_is_on_white_as_in_files_and_refused_in_arrays(model):
-    image, mask = picture(20, 20), known(20, 20)
-    alpha = np.where(mask, 255, 0).astype(np.uint8)
-    alpha[0] = 0
-    rgba = np.dstack([image, alpha])
-    result = model.inpaint(Image.fromarray(rgba), mask)
-    assert result.mode == 'RGB' and (np.asarray(result)[0] == 255).all()
-    np.testing.assert_array_equal(np.asarray(result)[1:3], image[1:3])
-    with pytest.raises(ValueError, match=r'pass image\[..., :3\]'):
-        model.inpaint(rgba, mask)
+@pytest.mark.parametrize('channels', [2, 4])
+def test_transparency_stays(model, channels):
+    mask = known(20, 20)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, channels), np.uint8)
+    result = model.inpaint(pixels, mask, mode='resize')
+    np.testing.assert_array_equal(result[..., -1], pixels[..., -1])
+    np.testing.assert_array_equal(result[mask], pixels[mask])
+    assert (result[~mask][:, :-1] != pixels[~mask][:, :-1]).any()
+    again = model.inpaint(Image.fromarray(pixels), mask, mode='resize')
+    assert again.mode == {2: 'LA', 4: 'RGBA'}[channels]
+    np.testing.assert_array_equal(np.asarray(again), result)
+    # Colours under transparent pixels are not seen.
+    hidden = pixels.copy()
+    hidden[..., -1] = 0
+    other = hidden.copy()
+    other[mask, 0] ^= 255
+    np.testing.assert_array_equal(model.inpaint(hidden, mask, mode='resize')[~mask],
+                                  model.inpaint(other, mask, mode='resize')[~mask])
+
+
+@pytest.mark.parametrize('mode', ['resize', 'pipeline', 'photo'])
+@pytest.mark.parametrize('shape', [(40, 30), (40, 30, 1), (40, 30, 2), (40, 30, 3),
+                                   (40, 30, 4)])
+def test_sixteen_bits_stay(model, mode, shape):
+    mask = known(40, 30)
+    deep = np.random.default_rng(0).integers(0, 65536, shape, np.uint16)
+    result = model.inpaint(deep, mask, mode=mode, feather=0, grain=False)
+    assert result.dtype == np.uint16 and result.shape == shape
+    away = mask if mode != 'pipeline' else np.asarray(
+        Image.fromarray(mask).resize((30, 40))) & ~dilated(~mask, 3)
+    np.testing.assert_array_equal(result[away], deep[away])
+    assert (result[~mask] != deep[~mask]).any()
+    shallow = model.inpaint(((deep.astype(int) + 128) // 257).astype(np.uint8), mask,
+                            mode=mode, feather=0, grain=False)
+    middle = (slice(18, 22), slice(13, 17))
+    # What lies between two levels is dithered, and not in the same way.
+    assert np.abs(result[middle] / 257 - shallow[middle]).max() <= 2
+
+
+def dilated(where, pixels):
+    from scipy import ndimage
+    return ndimage.binary_dilation(where, np.ones((3, 3)), pixels)
+
+
+def test_deep_grey_pil_images_stay(model):
+    mask = known(20, 20)
+    deep = np.random.default_rng(0).integers(0, 65536, (20, 20), np.uint16)
+    for image, mode in ((Image.fromarray(deep), 'I;16'),
+                        (Image.fromarray(deep.astype(np.int32)), 'I'),
+                        (Image.fromarray((deep / 65535).astype(np.float32)), 'F')):
+        assert image.mode == mode
+        result = model.inpaint(image, mask, mode='resize')
+        assert result.mode == mode
+        np.testing.assert_array_equal(np.asarray(result)[mask], np.asarray(image)[mask])
+        assert (np.asarray(result)[~mask] != np.asarray(image)[~mask]).any()
+
+
+def test_what_describes_a_picture_stays(model):
+    image, mask = picture(30, 40), known(30, 40)
+    exif = Image.Exif()
+    exif[271], exif[image_files.EXIF_ORIENTATION] = 'maker', 6
+    given = with_info(
+        np.ascontiguousarray(np.rot90(image)), dpi=(300, 300), exif=exif.tobytes(),
+        icc_profile=profiles.profile('ProPhoto RGB'), xmp=b'<x:xmpmeta/>')
+    assert given.size == (30, 40)
+    result = model.inpaint(given, mask, mode='resize')
+    # Upright, and so is what its EXIF data says.
+    assert result.size == (40, 30)
+    np.testing.assert_array_equal(np.asarray(result)[mask], image[mask])
+    assert result.getexif()[271] == 'maker'
+    assert result.getexif()[image_files.EXIF_ORIENTATION] == 1
+    assert result.info['icc_profile'] == profiles.profile('ProPhoto RGB')
+    assert result.info['dpi'] == (300, 300) and result.info['xmp'] == b'<x:xmpmeta/>'
+    # The picture that was given is what it was, also for a second call.
+    assert given.getexif()[image_files.EXIF_ORIENTATION] == 6
+    with pytest.warns(pictures_lib.MaskWarning, match='turned with it') as said:
+        again = model.inpaint(given, np.rot90(mask), mode='resize')
+    assert {warning.filename for warning in said} == {__file__}
+    np.testing.assert_array_equal(np.asarray(again), np.asarray(result))
+    # Painted in sRGB, and written in the colours of the profile.
+    plain = model.inpaint(colour.to_srgb(photographs.of_pillow(given, 'image')), mask,
+                          mode='resize')
+    seen = colour.to_srgb(photographs.of_pillow(result, 'image'))
+    missed, unconverted = (np.abs(one.astype(int) - plain)[~mask].mean()
+                           for one in (seen, np.asarray(result)))
+    # Eight bits of a space this wide are coarse.
+    assert missed < 1.5 and unconverted > 3 * missed
+
+
+def test_a_mask_of_an_upside_down_picture_is_a_guess(model):
+    exif = Image.Exif()
+    exif[image_files.EXIF_ORIENTATION] = 3
+    image = with_info(picture(20, 20), exif=exif.tobytes())
+    for pictures, masks in ((image, known(20, 20)), ([image], [known(20, 20)])):
+        with pytest.warns(pictures_lib.MaskWarning, match='exif_transpose') as said:
+            model.inpaint(pictures, masks)
+        assert {warning.filename for warning in said} == {__file__}
+
+
+def test_soft_masks(model):
+    image, levels = picture(60, 50), np.full((60, 50), 255, np.uint8)
+    levels[20:40, 15:35] = np.linspace(0, 255, 20).astype(np.uint8)
+    with pytest.raises(ValueError, match='not a mask.*soft=True keeps'):
+        model.inpaint(image, levels)
+    with pytest.raises(ValueError, match='soft masks need mode=photo, not resize'):
+        model.inpaint(image, levels, soft=True, mode='resize')
+    result = model.inpaint(image, levels, soft=True)
+    np.testing.assert_array_equal(result[levels == 255], image[levels == 255])
+    change = np.abs(result.astype(int) - image).mean((0, 2))[15:35]
+    assert change[:5].mean() > 2 * change[-5:].mean() > 0
+    for same in ({'mask': levels / 255}, {'hole': 255 - levels},
+                 {'mask': Image.fromarray(levels)}):
+        np.testing.assert_array_equal(model.inpaint(image, soft=True, **same), result)
+
+
+def test_masks_of_pil_are_understood_as_files(model):
+    image, mask = picture(30, 30), known(30, 30)
+    want = model.inpaint(image, mask)
+    strokes = np.full((30, 30, 4), 255, np.uint8)
+    strokes[..., 3] = np.where(mask, 0, 255)
+    for drawn, note in ((Image.fromarray(strokes), 'strokes of one colour'),
+                        (Image.fromarray(mask.astype(np.uint8)), 'levels 0 and 1')):
+        with pytest.warns(pictures_lib.MaskWarning, match=note) as said:
+            np.testing.assert_array_equal(model.inpaint(image, drawn), want)
+        assert {warning.filename for warning in said} == {__file__}
+
+
+@pytest.mark.parametrize('kind', ['rgba', 'grey', 'deep grey', 'profile', 'turned', 'soft'])
+def test_what_the_tool_paints(model, tmp_path, kind):
+    """Through files or in memory: the same samples."""
+    pixels, mask = picture(60, 45), np.where(known(60, 45), 255, 0).astype(np.uint8)
+    if kind == 'soft':
+        mask[10:20, 10:30] = np.linspace(0, 255, 20).astype(np.uint8)
+    exif, profile = Image.Exif(), None
+    if kind == 'turned':
+        exif[image_files.EXIF_ORIENTATION] = 2
+    if kind == 'profile':
+        profile = profiles.profile('Adobe RGB')
+    alpha = np.random.default_rng(1).integers(0, 256, (60, 45, 1), np.uint8)
+    pixels = {'rgba': np.concatenate([pixels, alpha], 2), 'grey': pixels[..., 0],
+              'deep grey': pixels[..., 0] * np.uint16(200)}.get(kind, pixels)
+    Image.fromarray(pixels).save(tmp_path / 'a.png', exif=exif, icc_profile=profile)
+    Image.fromarray(mask).save(tmp_path / 'm.png')
+    _, generate = checkpoint_lib.load_generator(model.source)
+    written, = inpaint_tool.run(
+        generate, R, tmp_path / 'a.png', tmp_path / 'm.png', tmp_path / 'out',
+        soft=kind == 'soft')
+    with Image.open(tmp_path / 'a.png') as image, warnings.catch_warnings():
+        warnings.simplefilter('ignore', pictures_lib.MaskWarning)
+        result = model.inpaint(image, Image.fromarray(mask), soft=kind == 'soft')
+    with Image.open(written) as painted:
+        assert result.mode == painted.mode
+        np.testing.assert_array_equal(np.asarray(result), np.asarray(painted))
+        assert result.info.get('icc_profile') == painted.info.get('icc_profile') == profile
+    assert (np.asarray(result) != pixels).any()
 
 
 def test_batches_and_lists(model):
@@ -443,14 +601,17 @@ def test_masks_that_are_refused(model, mask, message):
 
 @pytest.mark.parametrize('image, message', [
     (picture(20, 20).astype(np.int32), r'got int32\[20, 20, 3\]; convert'),
-    (picture(20, 20).astype(np.uint16), r'got uint16'),
+    (picture(20, 20).astype(np.int16), r'got int16'),
+    (np.zeros((20, 20, 5), np.uint8), r'with alpha \[H, W, 4\].*got uint8\[20, 20, 5\]'),
     (picture(20, 20).astype(np.float32), r'values in \[0, 1\], got 0 to 255'),
     (picture(20, 20) / 127.5 - 1, r'values in \[0, 1\], got -1'),
     (np.full((20, 20, 3), np.nan), r'got nan'),
     (np.zeros((0, 20, 3), np.uint8), r'H, W >= 1'),
     (np.zeros((5, 20, 20), np.uint8), r'\[B, H, W, 1\]'),
     ('photo.jpg', r'got a str'),
-    (Image.new('F', (20, 20)), 'no defined range'),
+    (Image.new('F', (20, 20), 7.5), 'from 7.5 to 7.5; expected 0 to 1'),
+    (Image.new('I', (20, 20), 70000), r'expected 16 bits \(0 to 65535\)'),
+    (with_info(picture(20, 20), icc_profile=b'none'), 'its colour profile cannot be used'),
 ])
 def test_pictures_that_are_refused(model, image, message):
     with pytest.raises(ValueError, match=f'^image: .*{message}'):
@@ -472,15 +633,6 @@ def test_several_need_as_many_masks(model):
         model.inpaint([], [])
     with pytest.raises(ValueError, match="'resize', 'pipeline'"):
         model.inpaint(images[0], mask, mode='squash')
-
-
-def test_orientation_gets_a_warning(model):
-    image = Image.fromarray(picture(20, 20))
-    image.getexif()[0x0112] = 6
-    for pictures, masks in ((image, known(20, 20)), ([image], [known(20, 20)])):
-        with pytest.warns(UserWarning, match='exif_transpose') as said:
-            model.inpaint(pictures, masks)
-        assert {warning.filename for warning in said} == {__file__}
 
 
 # Compiling.

@@ -4,6 +4,7 @@ Profiles are converted by LittleCMS: through Pillow for 8 bits, through imagecod
 `photo`) for what is painted into pictures of 16 bits and more.
 """
 
+import dataclasses
 import io
 
 import numpy as np
@@ -36,6 +37,15 @@ def is_srgb(photograph: Photograph) -> bool:
         levels = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
     converted = _to_srgb(levels, photograph.profile)
     return bool(np.abs(converted.astype(np.int32) - levels).max() <= _SAME)
+
+
+def check(photograph: Photograph) -> None:
+    """Raises UnusableProfile, naming the picture, unless its profile serves both ways."""
+    pixel = dataclasses.replace(photograph, samples=to_levels(photograph.samples[:1, :1]))
+    try:
+        of_srgb(to_srgb(pixel), pixel, np.random.default_rng(0))
+    except UnusableProfile as error:
+        raise UnusableProfile(f'{photograph.name}: {error}') from error
 
 
 def to_srgb(photograph: Photograph) -> np.ndarray:

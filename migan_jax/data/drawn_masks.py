@@ -68,6 +68,45 @@ def read(path: str | os.PathLike, invert: bool = False) -> Drawn:
     return Drawn(photographs.turn(levels, orientation), note, orientation)
 
 
+def of_pillow(image: Image.Image, name: str, invert: bool = False) -> Drawn:
+    """`read` of an image in memory.
+
+    Raises:
+      NotAMask: it holds labels.
+      ValueError: floating-point pixels or integers beyond 16 bits.
+    """
+    rgb, orientation = images.to_rgb(image), images.orientation_of(image)
+    levels, note = _understood(image, rgb, image.format, name, invert)
+    return Drawn(photographs.turn(levels, orientation), note, orientation)
+
+
+def upright(drawn: Drawn, photograph: photographs.Photograph, stored: bool = False
+            ) -> tuple[np.ndarray, str, bool]:
+    """Turns a mask as its picture was turned, where it was drawn before that.
+
+    Args:
+      drawn: one with an EXIF orientation of its own has been turned by that.
+      photograph: its picture.
+      stored: it was drawn on the picture as it is stored, whatever the sizes say.
+
+    Returns:
+      u8[H, W], a sentence on what was done ('' if nothing), and whether that is a guess.
+    """
+    levels, orientation = drawn.levels, photograph.orientation
+    if orientation == 1 or drawn.orientation != 1:
+        return levels, '', False
+    sideways = (levels.shape == photograph.stored_size
+                and photograph.stored_size != photograph.size)
+    if stored or sideways:
+        return photographs.turn(levels, orientation), (
+            'the mask was drawn on the picture as it is stored, and was turned with it '
+            f'(EXIF orientation {orientation})'), False
+    if levels.shape == photograph.stored_size == photograph.size:
+        return levels, (f'EXIF orientation {orientation} was applied to the picture, and '
+                        'its mask was taken as drawn on what is shown'), True
+    return levels, '', False
+
+
 def _understood(image, rgb, format_, name, invert):
     """u8[H, W], 255 = known, and the note."""
     if image.mode == 'P' and 'transparency' not in image.info:

@@ -44,8 +44,7 @@ def known_of(levels: np.ndarray) -> tuple[np.ndarray, int]:
         raise NotAMask(
             f'not a mask: {between} pixels ({between / levels.size:.2%}) are '
             f'neither 0 nor 255, {middle} of them grey or coloured; a mask is black '
-            'and white (255 = known, 0 = hole); --soft keeps levels in between as soft '
-            'edges'
+            'and white (255 = known, 0 = hole)'
         )
     return levels >= 128, between
 

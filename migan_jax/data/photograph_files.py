@@ -186,6 +186,23 @@ def write(photograph: Photograph, path: str | os.PathLike, how: Plan, quality: i
     storage.write_atomically(path, encode(photograph, how, quality))
 
 
+def to_pillow(photograph: Photograph) -> Image.Image:
+    """A picture in memory, with profile, EXIF, XMP, resolution and text in its `info`.
+
+    Returns:
+      An image of mode L, LA, RGB or RGBA (8 bits), I;16 or F (one channel).
+
+    Raises:
+      ValueError: 16 bits or floats of several channels, for which Pillow has no mode.
+    """
+    if photograph.samples.dtype != np.uint8 and photograph.samples.shape[2] > 1:
+        raise ValueError(f'{photograph.name}: Pillow has no pictures of '
+                         f'{photograph.samples.dtype} with several channels')
+    image = _image(photograph.samples)
+    image.info = _metadata(photograph) | photograph.text
+    return image
+
+
 def _opaque(dtype):
     return {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(dtype, 1)
 

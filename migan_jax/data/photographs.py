@@ -150,19 +150,33 @@ def _of_pillow(image, name, start):
             {table: list(levels) for table, levels in image.quantization.items()},
             JpegImagePlugin.get_sampling(image) if image.layers == 3 else -1,
             bool(image.info.get('progressive')))
+    held = of_pillow(image, name)
+    return dataclasses.replace(
+        held, format=format_, lossless=_is_lossless(format_, image, start), jpeg=jpeg,
+        png_colour=_png_colour(image))
+
+
+def of_pillow(image: Image.Image, name: str) -> Photograph:
+    """What a picture in memory holds; `read` without what is a file's alone.
+
+    Args:
+      image: of any mode; it stays as it is.
+      name: for messages.
+
+    Raises:
+      ValueError: samples of no defined range, or a profile of CMYK that can't be used.
+      OSError, SyntaxError and more of Pillow's: it is yet to be read, and damaged.
+    """
     image.load()
     notes = []
     profile = image.info.get('icc_profile') or None
     samples, profile = _samples(image, profile, notes)
     orientation = images.orientation_of(image)
-    exif = _exif(image)
-    xmp = _xmp(image)
     text = dict(getattr(image, 'text', None) or {})
     text.pop('XML:com.adobe.xmp', None)
     return Photograph(
-        turn(samples, orientation), name, format_, _is_lossless(format_, image, start),
-        orientation, profile, exif, xmp, _dpi(image), text, jpeg,
-        _png_colour(image), tuple(notes))
+        turn(samples, orientation), name, 'PNG', True, orientation, profile,
+        _exif(image), _xmp(image), _dpi(image), text, notes=tuple(notes))
 
 
 def _samples(image, profile, notes):
@@ -230,11 +244,15 @@ def _exif(image):
                 if described.get_ifd(tag):
                     described[tag] = described.get_ifd(tag)
             exif = described
-        elif images.EXIF_ORIENTATION in exif:
+        # The image keeps its own: it may be the caller's.
+        orientation = exif.get(images.EXIF_ORIENTATION)
+        if orientation is not None:
             exif[images.EXIF_ORIENTATION] = 1
         # The preview (a second directory) would show what is to be painted over;
         # Pillow leaves it out.
         data = exif.tobytes() if len(exif) else b''
+        if orientation is not None:
+            exif[images.EXIF_ORIENTATION] = orientation
     except Exception:
         # Only the metadata is damaged (any of Pillow's parser errors, see
         # `images.decode`): the pixels are good as they are stored.

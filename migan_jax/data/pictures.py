@@ -12,12 +12,16 @@ import jax
 import numpy as np
 from PIL import Image
 
+from migan_jax.data import colour
 from migan_jax.data import drawn_masks
 from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
+from migan_jax.data import photograph_files
+from migan_jax.data import photographs
+from migan_jax.data.photographs import Photograph
 from migan_jax.devices import Array
 
-# What is taken for one picture and for one mask; `known_of` and `pictures_of` say of which
+# What is taken for one picture and for one mask; `levels_of` and `pictures_of` say of which
 # shapes and values. Several are a list of these, or an array with one axis more.
 OnePicture = np.ndarray | Image.Image
 OneMask = Array | Image.Image
@@ -32,13 +36,13 @@ class Picture(NamedTuple):
     """A picture as the inpainting takes it, and the way back.
 
     Attributes:
-      levels: u8[H, W, 3].
+      photograph: upright.
       index: '' or '[i]', for messages.
-      restore: u8[H, W, 3] result, bool[H, W] known -> what the picture was.
+      restore: the photograph, painted -> what the picture was.
     """
-    levels: np.ndarray
+    photograph: Photograph
     index: str
-    restore: Callable[[np.ndarray, np.ndarray], OnePicture]
+    restore: Callable[[Photograph], OnePicture]
 
 
 def mask_or_hole(mask: Masks | None, hole: Masks | None) -> tuple[str, Masks, bool]:
@@ -95,114 +99,139 @@ def _picture(image, index):
     name = f'image{index}'
     if isinstance(image, Image.Image):
         return _pil_picture(image, name, index)
-    expected = ('expected NumPy u8 (0 to 255) or float (0 to 1) of shape [H, W, 3], '
-                '[H, W, 1] or [H, W] with H, W >= 1, or a PIL image')
+    expected = ('expected NumPy u8 (0 to 255), u16 (0 to 65535) or float (0 to 1) of shape '
+                '[H, W, 3], with alpha [H, W, 4], grey [H, W], [H, W, 1] or with alpha '
+                '[H, W, 2], with H, W >= 1, or a PIL image')
     if not isinstance(image, np.ndarray):
         raise ValueError(f'{name}: {expected}, got {describe(image)}.')
-    shape, grey = image.shape, image.ndim == 2 or image.shape[2:] == (1,)
-    if not (grey or image.ndim == 3 and shape[2] == 3) or not image.size:
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.ndim not in (2, 3) or channels not in (1, 2, 3, 4) or not image.size:
         hint = ''
-        if image.ndim == 3 and shape[2] in (2, 4):
-            hint = ' An alpha channel has to be left out: pass image[..., :3].'
-        elif image.ndim == 3:
+        if image.ndim == 3:
             hint = ' A batch of grey pictures has the shape [B, H, W, 1].'
         raise ValueError(f'{name}: {expected}, got {describe(image)}.{hint}')
-    if image.dtype == np.uint8:
-        levels = image
-    elif image.dtype in (np.float16, np.float32, np.float64):
+    samples = image
+    if image.dtype in (np.float16, np.float32, np.float64):
         low, high = float(image.min()), float(image.max())
         # Written so that NaN fails.
         if not (low >= 0 and high <= 1):
             raise ValueError(
                 f'{name}: float pictures have values in [0, 1], got {low:g} to '
                 f'{high:g}; rescale it, or pass levels 0 to 255 as u8.')
-        levels = np.rint(image.astype(np.float32) * 255).astype(np.uint8)
-    else:
+        samples = image.astype(np.float32)
+    elif image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f'{name}: {expected}, got {describe(image)}; convert it with '
                          '.astype(np.uint8) if its levels are 0 to 255.')
-    rgb = np.repeat(levels.reshape(*shape[:2], 1), 3, 2) if grey else levels
+    samples = np.ascontiguousarray(samples).reshape(*image.shape[:2], channels)
 
-    def restore(result, known):
-        if grey:
-            result = drawn_masks.luma(result).astype(np.uint8).reshape(shape)
-        if image.dtype == np.uint8:
-            return result
-        # Untouched pixels keep what lies between two levels.
-        kept = (result == levels) & known.reshape(
-            *known.shape, *(1,) * (image.ndim - 2))
-        return np.where(kept, image, (result / 255).astype(image.dtype))
+    def restore(painted):
+        result = painted.samples.reshape(image.shape)
+        if result.dtype == image.dtype:
+            return result.copy()
+        # Untouched samples keep what float32 has no room for.
+        kept = result == samples.reshape(image.shape)
+        return np.where(kept, image, result.astype(image.dtype))
 
-    return Picture(np.ascontiguousarray(rgb), index, restore)
+    return Picture(Photograph(samples, name, 'PNG', True), index, restore)
 
 
 def _pil_picture(image, name, index):
     """`Picture` of a PIL image."""
     if not (image.width and image.height):
         raise ValueError(f'{name}: the picture has no pixels.')
-    if image.getexif().get(image_files.EXIF_ORIENTATION, 1) != 1:
-        warnings.warn(
-            f'{name} has an EXIF orientation, which is not applied: pass '
-            'PIL.ImageOps.exif_transpose(image) and a mask of that.', stacklevel=5)
-    try:
-        levels = np.array(image_files.to_rgb(image))
-    except ValueError as error:
-        raise ValueError(f'{name}: {error}') from error
+    with image_files.errors_as_unreadable(name):
+        photograph = photographs.of_pillow(image, name)
+    colour.check(photograph)
 
-    def restore(result, known):
-        del known
-        result = Image.fromarray(result)
-        return result.convert('L') if image.mode == 'L' else result
+    def restore(painted):
+        result = photograph_files.to_pillow(painted)
+        return result.convert('I') if image.mode == 'I' else result
 
-    return Picture(levels, index, restore)
+    return Picture(photograph, index, restore)
 
 
-def known_of(mask: OneMask, name: str, inverted: bool, shape: tuple[int, ...]) -> np.ndarray:
-    """Checks one mask or hole: bool[H, W], True = known.
+def _of_array(levels, name, inverted, expected):
+    """`drawn_masks.Drawn` of an array."""
+    got = describe(levels)
+    if levels.ndim == 3 and levels.shape[2] == 1:
+        levels = levels[..., 0]
+    if levels.ndim != 2 or not levels.size:
+        raise ValueError(f'{name}: {expected}; got {got}.')
+    if levels.dtype == bool:
+        levels = np.where(levels, 255, 0).astype(np.uint8)
+    elif levels.dtype.kind == 'f':
+        if not (levels.min() >= 0 and levels.max() <= 1):
+            raise ValueError(f'{name}: {expected}; got {got} with values '
+                             f'{levels.min():g} to {levels.max():g}.')
+        levels = np.rint(levels.astype(np.float32) * 255).astype(np.uint8)
+    elif levels.dtype != np.uint8:
+        raise ValueError(f'{name}: {expected}; got {got}; pass {name} > 0 or {name} == 255, '
+                         'whichever says it.')
+    elif levels.max() == 1:
+        raise ValueError(f'{name}: u8 with no level above 1; expected 0 and 255. Pass '
+                         f'{name}.astype(bool), where 1 means '
+                         f'{"hole" if inverted else "known"}.')
+    return drawn_masks.Drawn(255 - levels if inverted else levels, '', 1)
+
+
+def levels_of(mask: OneMask, name: str, inverted: bool, size: tuple[int, int],
+              soft: bool = False, photograph: Photograph | None = None) -> np.ndarray:
+    """Checks one mask or hole.
 
     Args:
       mask: what was handed over.
       name: for messages.
       inverted: True = hole.
-      shape: of the picture.
+      size: (height, width) of the picture.
+      soft: levels in between stay.
+      photograph: with whose EXIF orientation a mask is turned that has its stored size.
+
+    Returns:
+      u8[H, W], 255 = known, 0 = hole, and with `soft` levels in between.
+
+    Warns:
+      MaskWarning: it was not understood in the plain way.
+
+    Raises:
+      ValueError: no mask, or not of that size.
     """
     meaning = 'hole' if inverted else 'known'
     expected = (f'expected bool, u8 of 0 and 255 or float of 0.0 and 1.0 (True, 255, '
-                f'1.0 = {meaning}) of shape {list(shape[:2])}, as its picture has')
+                f'1.0 = {meaning}) of shape {list(size)}, as its picture has')
     if isinstance(mask, Image.Image):
         try:
-            levels = drawn_masks.luma(np.asarray(image_files.to_rgb(mask)))
+            drawn = drawn_masks.of_pillow(mask, name, inverted)
+        except drawn_masks.NotAMask:
+            raise
         except ValueError as error:
             raise ValueError(f'{name}: {error}') from error
     elif isinstance(mask, (np.ndarray, jax.Array)):
-        levels = np.asarray(mask)
-        if levels.ndim == 3 and levels.shape[2] == 1:
-            levels = levels[..., 0]
+        drawn = _of_array(np.asarray(mask), name, inverted, expected)
     else:
         raise ValueError(f'{name}: {expected}, got {describe(mask)}.')
-    if levels.shape != shape[:2]:
+    levels, notes = drawn.levels, [drawn.note] if drawn.note else []
+    if photograph is not None:
+        levels, turned, guessed = drawn_masks.upright(drawn, photograph)
+        if turned:
+            notes.append(turned + guessed * (
+                '; where that is wrong, pass PIL.ImageOps.exif_transpose(image) and a mask '
+                'of that'))
+    if levels.shape != size:
         raise ValueError(f'{name}: {expected}; got {describe(mask)}.')
-    if levels.dtype == bool:
-        return levels != inverted
-    if levels.dtype.kind == 'f':
-        if not (levels.min() >= 0 and levels.max() <= 1):
-            raise ValueError(f'{name}: {expected}; got {describe(mask)} with values '
-                             f'{levels.min():g} to {levels.max():g}.')
-        levels = np.rint(levels.astype(np.float32) * 255).astype(np.uint8)
-    elif levels.dtype != np.uint8 and not isinstance(mask, Image.Image):
-        raise ValueError(f'{name}: {expected}; got {describe(mask)}; pass '
-                         f'{name} > 0 or {name} == 255, whichever says it.')
-    elif levels.max() == 1:
-        raise ValueError(f'{name}: u8 with no level above 1; expected 0 and 255. Pass '
-                         f'{name}.astype(bool), where 1 means {meaning}.')
-    try:
-        high, between = mask_files.known_of(levels)
-    except mask_files.NotAMask as error:
-        raise ValueError(f'{name}: {error}') from error
-    if between:
-        warnings.warn(
-            f'{name}: {between} pixels ({between / levels.size:.2%}) are neither 0 nor '
-            '255; 128 and above is taken as 255.', MaskWarning, stacklevel=3)
-    return high != inverted
+    if not soft:
+        try:
+            known, between = mask_files.known_of(levels)
+        except mask_files.NotAMask as error:
+            remedy = '; soft=True keeps levels in between as soft edges'
+            raise ValueError(
+                f'{name}: {error}{remedy if photograph else ""}') from error
+        if between:
+            notes.append(f'{between} pixels ({between / levels.size:.2%}) are neither 0 '
+                         'nor 255; 128 and above is taken as 255')
+        levels = np.where(known, 255, 0).astype(np.uint8)
+    for note in notes:
+        warnings.warn(f'{name}: {note}.', MaskWarning, stacklevel=3)
+    return levels
 
 
 def warn_of_polarity(known: Sequence[np.ndarray], name: str) -> None:

@@ -1,5 +1,6 @@
 """One photograph and its mask, from their files to the file that is written."""
 
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import os
 
@@ -85,11 +86,16 @@ def open_pair(image: str | os.PathLike, mask: str | os.PathLike, options: Option
         hold the picture; one line for each of the two files.
     """
     errors, read = [], []
+    def photograph_of(path):
+        photograph = photographs.read(path, max_pixels=options.max_pixels)
+        colour.check(photograph)
+        return photograph
+
     for path, reader in (
-            (image, lambda: photographs.read(image, max_pixels=options.max_pixels)),
-            (mask, lambda: drawn_masks.read(mask, options.invert_mask))):
+            (image, photograph_of),
+            (mask, lambda path: drawn_masks.read(path, options.invert_mask))):
         try:
-            read.append(reader())
+            read.append(reader(path))
         except ValueError as error:
             errors.append(str(error))
     if errors:
@@ -102,36 +108,20 @@ def open_pair(image: str | os.PathLike, mask: str | os.PathLike, options: Option
         try:
             known, between = mask_files.known_of(levels)
         except mask_files.NotAMask as error:
-            raise mask_files.NotAMask(f'{shown(mask)}: {error}') from error
+            raise mask_files.NotAMask(f'{shown(mask)}: {error}; --soft keeps levels in '
+                                      'between as soft edges') from error
         levels = np.where(known, 255, 0).astype(np.uint8)
-    levels, turned = _upright(photograph, levels, drawn, options)
+    levels, turned, guessed = drawn_masks.upright(
+        drawn._replace(levels=levels), photograph, options.stored_masks)
     if turned:
-        notes.append(turned)
+        notes.append(turned + guessed * ('; pass --stored_masks if it was drawn on the '
+                                         'picture as it is stored'))
     if levels.shape != photograph.size:
         levels = _fitted(photograph, levels, image, mask, options)
         notes.append('the mask was scaled to the size of its image')
     if options.grow:
         levels = drawn_masks.grown(levels, options.grow)
     return Opened(photograph, levels, between, how, tuple(notes))
-
-
-def _upright(photograph, levels, drawn, options):
-    """The mask turned as its picture, and the note."""
-    orientation = photograph.orientation
-    if orientation == 1 or drawn.orientation != 1:
-        return levels, ''
-    sideways = (levels.shape == photograph.stored_size
-                and photograph.stored_size != photograph.size)
-    if options.stored_masks or sideways:
-        return photographs.turn(levels, orientation), (
-            'the mask was drawn on the picture as it is stored, and was turned with it '
-            f'(EXIF orientation {orientation})')
-    if levels.shape == photograph.stored_size == photograph.size:
-        return levels, (
-            f'EXIF orientation {orientation} was applied to the picture, and its mask was '
-            'taken as drawn on what is shown; pass --stored_masks if it was drawn on the '
-            'picture as it is stored')
-    return levels, ''
 
 
 def _fitted(photograph, levels, image, mask, options):
@@ -163,21 +153,59 @@ def painted(generate: inpaint.Generate, resolution: int, opened: Opened, options
     Returns:
       The photograph with what was painted; all else keeps its samples.
     """
-    photograph, mask = opened.photograph, opened.levels
+    (result,) = painted_many(
+        generate, resolution, [(opened.photograph, opened.levels)], options, seed)
+    return result
+
+
+def painted_many(generate: Callable, resolution: int,
+                 pairs: Sequence[tuple[photographs.Photograph, np.ndarray]],
+                 options: Options, seed: int = 0) -> Iterator[photographs.Photograph]:
+    """Paints the holes of several photographs, those of one run each in batches.
+
+    Args:
+      generate: see `inpaint.inpaint_many`.
+      resolution: R.
+      pairs: photographs, and u8[H, W] of the size of each: 255 = known, 0 = hole, levels
+        in between with `Options.soft`.
+      options: `mode`, `soft`, `feather` and `grain` count.
+      seed: of grain and dither.
+
+    Yields:
+      The photographs, in order, with what was painted; all else keeps its samples.
+    """
+    modes = [_mode(mask, resolution, options) for _, mask in pairs]
+    together = {}
+    for mode, prepare in inpaint.MODES.items():
+        jobs = [(colour.to_srgb(photograph), mask)
+                for (photograph, mask), own in zip(pairs, modes) if own == mode]
+        together[mode] = zip([seen for seen, _ in jobs], inpaint.inpaint_many(
+            generate, jobs, resolution, prepare))
+    for (photograph, mask), mode in zip(pairs, modes):
+        if not mode:
+            yield photograph
+        elif mode == 'photo':
+            yield _by_holes(generate, resolution, photograph, mask, options, seed)
+        else:
+            seen, result = next(together[mode])
+            changed = (result != seen).any(-1)
+            if mode == 'resize':
+                changed |= mask != 255
+            yield photograph_files.with_painting(photograph, result, changed, seed=seed)
+
+
+def _mode(mask, resolution, options):
+    """One of `MODES`; '' where nothing is to be painted."""
     if (mask == 255).all():
-        return photograph
-    seen = colour.to_srgb(photograph)
-    mode = options.mode or (
-        'photo' if options.soft or max(mask.shape) > resolution else 'resize')
-    if mode != 'photo':
-        (result,) = inpaint.inpaint_many(
-            generate, [(seen, mask)], resolution, inpaint.MODES[mode])
-        changed = (result != seen).any(-1)
-        if mode == 'resize':
-            changed |= mask != 255
-        return photograph_files.with_painting(photograph, result, changed, seed=seed)
+        return ''
+    large = options.soft or max(mask.shape) > resolution
+    return options.mode or ('photo' if large else 'resize')
+
+
+def _by_holes(generate, resolution, photograph, mask, options, seed):
     samples = photograph.samples.copy()
     settings = paint.Settings(options.feather, options.grain, seed=seed)
+    seen = colour.to_srgb(photograph)
     for fill in paint.fills(generate, seen, mask, resolution, settings, options.soft):
         photograph_files.replace(photograph, samples, fill.levels, fill.weight > 0,
                                  (fill.box.top, fill.box.left), seed)

@@ -16,6 +16,7 @@ from migan_jax.data import colour
 from migan_jax.data import images
 from migan_jax.data import photograph_files
 from migan_jax.data import photographs
+import profiles
 
 HOLE = np.zeros((24, 32), bool)
 HOLE[4:12, 6:20] = True
@@ -33,19 +34,8 @@ def srgb():
     return ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 
 
-@functools.cache
 def display_p3():
-    """An sRGB profile with the red and green colorants of Display P3."""
-    data = bytearray(srgb())
-    colorants = {b'rXYZ': (.51512, .24120, -.00105), b'gXYZ': (.29198, .69225, .04189),
-                 b'bXYZ': (.15710, .06657, .78407)}
-    for i in range(int.from_bytes(data[128:132], 'big')):
-        entry = data[132 + 12 * i:144 + 12 * i]
-        kind, at = bytes(entry[:4]), int.from_bytes(entry[4:8], 'big')
-        for j, value in enumerate(colorants.get(kind, ())):
-            fixed = round(value * 65536).to_bytes(4, 'big', signed=True)
-            data[at + 8 + 4 * j:at + 12 + 4 * j] = fixed
-    return bytes(data)
+    return profiles.profile('Display P3')
 
 
 def saved(path, pixels, **options):
@@ -182,10 +172,51 @@ def lab_of(photograph):
     """Lab of a photograph, by its profile."""
     image = Image.fromarray(colour.to_srgb(photograph))
     given, lab = ImageCms.createProfile('sRGB'), ImageCms.createProfile('LAB')
-    levels = np.asarray(ImageCms.profileToProfile(
-        image, given, lab, outputMode='LAB')).astype(float)
+    return _lab(ImageCms.profileToProfile(image, given, lab, outputMode='LAB'))
+
+
+def _lab(image):
+    levels = np.asarray(image).astype(float)
     signed = levels[..., 1:] - 256 * (levels[..., 1:] > 127)
     return np.concatenate([levels[..., :1] / 2.55, signed], -1)
+
+
+@pytest.mark.parametrize('space', profiles.SPACES)
+@pytest.mark.parametrize('suffix', ['png', 'tif', 'jpg'])
+def test_wide_colours_are_the_same_beside_holes(tmp_path, space, suffix):
+    """What a viewer shows: Lab by the profile of each file, nothing clipped to sRGB."""
+    large = np.asarray(Image.fromarray(smooth()).resize((256, 192)))
+    options = {'quality': 92, 'subsampling': 2} if suffix == 'jpg' else {}
+    path = saved(tmp_path / f'a.{suffix}', large, icc_profile=profiles.profile(space),
+                 **options)
+    before = photographs.read(path)
+    how, out = photograph_files.plan(before), tmp_path / f'out.{suffix}'
+    hole = np.zeros(before.size, bool)
+    hole[40:100, 60:150] = True
+    fill = np.full((*before.size, 3), (180, 110, 70), np.float32)
+    photograph_files.write(photograph_files.with_painting(before, fill, hole), out, how)
+    after = photographs.read(out)
+    assert after.profile == before.profile == profiles.profile(space)
+    assert after.jpeg == before.jpeg and after.format == before.format
+    assert not colour.is_srgb(after)
+    shown = [lab_by_profile(held) for held in (before, after)]
+    difference = np.linalg.norm(shown[0] - shown[1], axis=-1)
+    if suffix == 'jpg':
+        away = np.ones(before.size, bool)
+        away[32:112, 48:160] = False    # Blocks of the hole's own change with it.
+        assert difference[away].mean() < .5
+    else:
+        assert (difference[~hole] == 0).all()
+    seen = colour.to_srgb(after)[50:90, 70:140].astype(int)
+    assert np.abs(np.median(seen, (0, 1)) - (180, 110, 70)).max() <= 2
+
+
+def lab_by_profile(photograph):
+    """f64[H, W, 3], Lab by the picture's own profile."""
+    image = ImageCms.profileToProfile(
+        Image.fromarray(photograph.samples), io.BytesIO(photograph.profile),
+        ImageCms.createProfile('LAB'), outputMode='LAB')
+    return _lab(image)
 
 
 def test_jpeg_is_written_with_its_own_tables(tmp_path):

@@ -244,6 +244,16 @@ def test_unreadable_files_are_named(folders, kind):
     assert str(path) in refused(folders)
 
 
+def test_a_profile_that_is_none_is_named_before_anything_is_painted(folders):
+    path = next(iter(sorted((folders / 'images').iterdir())))
+    with Image.open(path) as image:
+        image.load()
+    image.save(path, icc_profile=b'no profile')
+    message = refused(folders)
+    assert f'{path}: its colour profile cannot be used' in message
+    assert not (folders / 'out').exists()
+
+
 def test_every_problem_has_its_line(folders):
     save(folders / 'images' / 'b.png', picture(8, 8))
     save(folders / 'masks' / 'b.png', holed(8, 9))
