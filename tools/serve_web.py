@@ -54,7 +54,8 @@ WEB = pathlib.Path(__file__).resolve().parents[1] / 'web'
 
 # The page's own files; '' is the address without a name.
 PAGE = {'': 'index.html', **{
-    name: name for name in ('index.html', 'style.css', 'app.js', 'sw.js', 'icon.svg')}}
+    name: name for name in (
+        'index.html', 'style.css', 'app.js', 'photo.js', 'sw.js', 'icon.svg')}}
 
 # The clone's own model, in the cache folder.
 DEMO_GRAPH = 'demo_pipeline.onnx'

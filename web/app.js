@@ -3,6 +3,8 @@
 //
 // Mask polarity everywhere: 255 (or 1) = known, 0 = hole.
 
+import {paintHoles, resizeTaps} from './photo.js';
+
 const RUNTIMES = {
   wasm: './ort/ort.wasm.bundle.min.mjs',
   webgpu: './ort/ort.webgpu.bundle.min.mjs',
@@ -796,7 +798,9 @@ async function inpaint({width, height, pixels, painted}) {
   }
   const result = loaded.kind === 'pipeline'
     ? await runPipeline(image, known, width, height)
-    : await paintSquashed(image, known, width, height);
+    : Math.max(width, height) > loaded.resolution
+      ? await paintHoles(image, known, width, height, loaded.resolution, runChecked)
+      : await paintSquashed(image, known, width, height);
   const box = changedBox(image, result, width, height);
   const milliseconds = performance.now() - start;
   return {result: {box, milliseconds}, transfer: box ? [box.rgba.buffer] : []};
@@ -833,13 +837,22 @@ async function runCore(input) {
   return runSession(feeds);
 }
 
+async function runChecked(input) {
+  const output = await runCore(input);
+  if (!output.every(Number.isFinite)) {
+    throw new Error('The model painted values that are no numbers. Try the other ' +
+                    'backend; if it does the same, the model is damaged.');
+  }
+  return output;
+}
+
 function normal() {
   return Math.sqrt(-2 * Math.log(1 - Math.random())) *
     Math.cos(2 * Math.PI * Math.random());
 }
 
-// The picture squashed to R x R, painted, enlarged and put into the hole, as
-// tools/inpaint.py does it with --mode=resize.
+// A picture up to R x R squashed, painted and put into the hole, as tools/inpaint.py
+// does it with --mode=resize.
 async function paintSquashed(image, known, width, height) {
   const side = loaded.resolution, area = side * side;
   const seen = resizeBicubic(image, width, height, side, side);
@@ -856,11 +869,7 @@ async function paintSquashed(image, known, width, height) {
       }
     }
   }
-  const output = await runCore(input);
-  if (!output.every(Number.isFinite)) {
-    throw new Error('The model painted values that are no numbers. Try the other ' +
-                    'backend; if it does the same, the model is damaged.');
-  }
+  const output = await runChecked(input);
   const levels = Uint8Array.from(
     output, value => Math.floor(Math.min(Math.max(127.5 * value + 128, 0), 255)));
   const result = resizeBicubic(levels, side, side, width, height);
@@ -902,25 +911,6 @@ function resizeBicubic(planes, width, height, newWidth, newHeight) {
     }
   }
   return new Uint8Array(result.buffer);
-}
-
-// For each new position: the first old one it mixes, and the weights from there on.
-function resizeTaps(length, newLength) {
-  const scale = length / newLength, stretch = Math.max(scale, 1);
-  const cubic = x => {
-    const d = Math.abs(x);
-    if (d < 1) return (1.5 * d - 2.5) * d * d + 1;
-    return d < 2 ? ((-0.5 * d + 2.5) * d - 4) * d + 2 : 0;
-  };
-  return Array.from({length: newLength}, (_, i) => {
-    const centre = (i + 0.5) * scale;
-    const first = Math.max(Math.floor(centre - 2 * stretch + 0.5), 0);
-    const end = Math.min(Math.floor(centre + 2 * stretch + 0.5), length);
-    const weights = Float64Array.from(
-      {length: end - first}, (_, k) => cubic((first + k + 0.5 - centre) / stretch));
-    const total = weights.reduce((sum, weight) => sum + weight, 0);
-    return {first, weights: weights.map(weight => weight / total)};
-  });
 }
 
 // The pixels in which two u8[3, height, width] differ, as RGBA; null if none.

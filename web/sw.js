@@ -2,7 +2,7 @@
 // server is asked first: what it has now is what counts.
 
 const CACHE = 'migan';
-const PAGE = ['./', 'style.css', 'app.js', 'icon.svg'];
+const PAGE = ['./', 'style.css', 'app.js', 'photo.js', 'icon.svg'];
 
 addEventListener('install', event => {
   skipWaiting();
