@@ -113,10 +113,13 @@ def with_grain(painted: np.ndarray, picture: np.ndarray, known: np.ndarray,
     here = grain_of(painted, inside if inside.any() else hole)
     missing = np.sqrt(np.maximum(there ** 2 - here ** 2, 0))
     missing = np.minimum(missing, _MOST_GRAIN)
-    noise = rng.standard_normal(painted.shape).astype(np.float32)
+    noise = rng.standard_normal((np.count_nonzero(hole), 3), np.float32)
     # Grain of neighbouring channels is alike, as demosaicing leaves it.
-    noise = .8 * noise.mean(-1, keepdims=True) * np.sqrt(3) + .6 * noise
-    return np.where(hole[..., None], painted + noise * missing, painted)
+    noise = np.float32(.8 * np.sqrt(3)) * noise.mean(-1, keepdims=True) + (
+        np.float32(.6) * noise)
+    result = painted.copy()
+    result[hole] += noise * missing
+    return result
 
 
 _SQUARE = np.ones((3, 3), bool)
