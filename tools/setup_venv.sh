@@ -62,7 +62,7 @@ print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
   if [[ -e $stamp && $(<"$stamp") == "$wanted" ]]; then return; fi
 
   rm -f "$stamp"
-  echo "Installing into $venv: 3 to 8 GB, some minutes the first time" >&2
+  echo "Installing into $venv: 3 to 9 GB, some minutes the first time" >&2
   "$python" -m pip install -qq --disable-pip-version-check "$@" ||
     die "Installing failed with $("$python" --version); pip's message is above. If it" \
       "found no release of a package for this Python, remove $venv and name another:" \
