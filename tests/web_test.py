@@ -19,6 +19,7 @@ import threading
 import time
 
 import numpy as np
+import onnx
 import onnxruntime
 from PIL import Image
 import pytest
@@ -26,6 +27,7 @@ from skimage import data
 
 from migan_jax.export import comodgan_onnx
 from migan_jax.export import onnx_core
+from migan_jax.export import onnx_half
 from migan_jax.export import onnx_pipeline
 from migan_jax import inpaint
 from migan_jax.photo import paint as photo
@@ -43,6 +45,8 @@ R = 16
 # Chromium asks for nothing from outside on its own account.
 QUIET = ('--no-sandbox', '--disable-background-networking', '--disable-sync',
          '--disable-component-update', '--disable-quic', '--no-first-run')
+# WebGPU computed by the processor.
+EMULATED_GPU = ('--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader')
 PHONE = {'viewport': {'width': 360, 'height': 740}, 'device_scale_factor': 2,
          'has_touch': True, 'is_mobile': True}
 
@@ -80,7 +84,8 @@ def axe():
 
 
 @pytest.fixture(scope='module')
-def browser():
+def launched():
+    """Starts Chromium with arguments of its own."""
     try:
         from playwright import sync_api
     except ImportError:
@@ -89,9 +94,21 @@ def browser():
     if program is None:
         lacking('no Chromium: apt-get install chromium')
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=QUIET)
+        @contextlib.contextmanager
+        def launched(*arguments):
+            browser = playwright.chromium.launch(
+                executable_path=program, args=[*QUIET, *arguments])
+            try:
+                yield browser
+            finally:
+                browser.close()
+        yield launched
+
+
+@pytest.fixture(scope='module')
+def browser(launched):
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope='module')
@@ -110,8 +127,11 @@ def models(tmp_path_factory):
             model = build(config, variables,
                           metadata={'model': title, 'resolution': str(R)})
             (folder / name).write_bytes(model.SerializeToString())
-    return {'pipeline': folder / 'migan_pipeline.onnx', 'migan': folder / 'migan.onnx',
-            'comodgan': folder / 'comodgan.onnx'}
+    models = {'pipeline': folder / 'migan_pipeline.onnx', 'migan': folder / 'migan.onnx',
+              'half': folder / 'migan_half.onnx', 'comodgan': folder / 'comodgan.onnx'}
+    models['half'].write_bytes(
+        onnx_half.to_half(onnx.load(models['migan'])).SerializeToString())
+    return models
 
 
 @contextlib.contextmanager
@@ -276,6 +296,24 @@ def test_paints_what_onnxruntime_paints(browser, server, models, kind, size):
     assert difference(painted, expected).max() <= 2
     if kind == 'migan':
         np.testing.assert_array_equal(painted[mask == 255], picture[mask == 255])
+
+
+@pytest.mark.parametrize('kind', ['pipeline', 'migan', 'half'])
+def test_webgpu_paints_what_onnxruntime_paints(launched, models, runtime, kind):
+    picture = photograph(64, 48)
+    with (launched(*EMULATED_GPU) as browser, serving([models[kind]]) as server,
+          opened(browser, server.address) as page):
+        page.select_option('#backend', 'webgpu')
+        wait_for(page, 'webgpu', '#facts')
+        open_picture(page, picture)
+        paint(page, [(0.3, 0.4), (0.6, 0.5), (0.5, 0.7)])
+        mask = known_of(page)
+        press(page, 'inpaint', 'Done')
+        painted = canvas(page, 'picture')[..., :3]
+    paint_with = run_pipeline if kind == 'pipeline' else run_core
+    expected = paint_with(models[kind], picture, mask)
+    assert difference(expected, picture)[mask == 0].mean() > 5
+    assert difference(painted, expected).max() <= 2
 
 
 def test_undo_brush_and_comparison(browser, server):
