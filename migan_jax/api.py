@@ -17,14 +17,10 @@ import numpy as np
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import extras
 from migan_jax.extras import MissingExtra  # noqa: F401, part of the API
-from migan_jax.data import batches as batches_lib
 from migan_jax.data import colour
 from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
 from migan_jax.data import pictures as pictures_lib
-from migan_jax.data import sources
-from migan_jax.evaluation import methods
-from migan_jax.evaluation import report
 from migan_jax import quiet
 from migan_jax.model import build
 from migan_jax.photo import files as photo_files
@@ -385,6 +381,11 @@ def evaluate(model: Model | str | os.PathLike,
         be computed.
       MissingExtra: weight files are there and a package that reads them is not.
     """
+    # Imported here: who only paints does without.
+    from migan_jax.evaluation import methods
+    from migan_jax.evaluation import report
+    from migan_jax.meter import Meter
+
     _check_on_disk('parts', parts)
     if not isinstance(model, Model):
         model = load(model)
@@ -406,10 +407,10 @@ def evaluate(model: Model | str | os.PathLike,
         protocol, side, len(names), metrics or (), weights, fetch)
     painter = methods.from_generator(
         config, model.generator, model.variables, seed)
-    with tempfile.TemporaryDirectory(prefix='migan_jax.') as temporary:
+    with (tempfile.TemporaryDirectory(prefix='migan_jax.') as temporary,
+          Meter(len(names), 'images', title=str(model.source), say=logging.info) as progress):
         outcome = report.measure(
-            judge, batches, masks_of, painter, methods.Parts(parts or temporary),
-            methods.Progress(str(model.source), len(names), logging.info))
+            judge, batches, masks_of, painter, methods.Parts(parts or temporary), progress)
     return _figures_of(outcome, judge)
 
 
@@ -432,6 +433,9 @@ def _batches_of(images, side, limit):
     devices = jax.local_device_count()
     size = -(-_BATCH // devices) * devices
     if isinstance(images, (str, os.PathLike)):
+        from migan_jax.data import batches as batches_lib
+        from migan_jax.data import sources
+
         source = sources.open_source('folder', path=os.fspath(images))
         names = source.names[:limit]
         return names, batches_lib.eval_batches(

@@ -1,19 +1,17 @@
-"""Command line manners: help that fits a screen, errors in one line, exit codes, progress.
+"""Command line manners: help that fits a screen, errors in one line, exit codes.
 
 Exit codes: 0 fine; 1 refused or failed, and stderr says why; 130 stopped with Ctrl-C.
-Nothing is coloured. What moves (progress) is shown on terminals only.
+Nothing is coloured.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 import contextlib
 import os
 import re
-import shutil
 import sys
 import tempfile
 import textwrap
-import time
-from typing import Any, NoReturn, Self, TextIO, TypeVar
+from typing import NoReturn
 
 from absl import app
 from absl import flags
@@ -28,8 +26,6 @@ INTERRUPTED = 130
 
 # Flags whose path may be on Cloud Storage; a config's fields are checked by its run.
 _ON_BUCKETS = ('checkpoint', 'workdir', 'config')
-
-_Item = TypeVar('_Item')
 
 _WIDTH = 96
 # Where the descriptions of flags begin.
@@ -176,7 +172,7 @@ def _help_of(flag):
             *(' ' * _COLUMN + line for line in wrapped[1:])]
 
 
-# Of compiled functions on disk; what was used longest ago goes first.
+# So much of what was compiled is kept; what was used longest ago goes first.
 _COMPILED_BYTES = 2**28
 
 
@@ -273,65 +269,3 @@ def check_files(paths: Collection[str | os.PathLike]) -> None:
         if os.path.isdir(path):
             raise ValueError(
                 f'{shown(path)} is a folder; a file is to be written there')
-
-
-# --- progress -------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """h:mm:ss."""
-    seconds = round(seconds)
-    return f'{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}'
-
-
-class Status:
-    """A line on the terminal that is written over; nothing elsewhere.
-
-    A context that leaves the line empty.
-
-    Args:
-      stream: stderr by default, as stdout is for results.
-
-    Attributes:
-      shown: whether there is a terminal.
-    """
-
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = sys.stderr if stream is None else stream
-        self.shown = self._stream.isatty()
-        self._length = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.show('')
-
-    def show(self, text: str) -> None:
-        """Shows a line in place of the last one; '' removes it."""
-        if self.shown and (text or self._length):
-            text = text[:shutil.get_terminal_size().columns - 1]
-            print('\r' + text.ljust(self._length), end='' if text else '\r',
-                  file=self._stream, flush=True)
-            self._length = len(text)
-
-
-def progress(items: Collection[_Item], what: str, stream: TextIO | None = None
-             ) -> Iterator[_Item]:
-    """Yields items; on a terminal says how far it is, from the first second on.
-
-    Args:
-      items: to be worked through, with a length.
-      what: they are, such as 'pictures'.
-      stream: of `Status`.
-    """
-    total = len(items)
-    began = shown = time.monotonic()
-    with Status(stream) as status:
-        for done, item in enumerate(items):
-            now = time.monotonic()
-            if done and now - shown >= 1:
-                shown = now
-                left = (now - began) / done * (total - done)
-                status.show(f'{done:,} of {total:,} {what}, {duration(left)} left')
-            yield item

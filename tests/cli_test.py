@@ -1,6 +1,5 @@
 """Manners of every tool: help that fits a screen, one-line errors, exit codes."""
 
-import io
 import pathlib
 
 import pytest
@@ -60,7 +59,6 @@ _TOOL = '''
     python fail.py --how=ValueError
 """
 import sys
-import time
 from absl import flags
 from migan_jax import cli
 from migan_jax import extras
@@ -74,8 +72,6 @@ def main(argv):
             print(i)
         return
     if how == 'nothing':
-        for _ in cli.progress(range(3), 'naps'):
-            time.sleep(0.01)
         return
     errors = {'ValueError': ValueError, 'OSError': OSError, 'KeyError': KeyError,
               'MemoryError': MemoryError, 'Failed': cli.Failed,
@@ -131,25 +127,6 @@ def test_a_reader_that_goes_away(failing):
     """`tool | head -1` ends without a word."""
     code, out, err = failing('--how=much | head -1')
     assert (code, out, err) == (0, '0\n', '')
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_progress_is_for_terminals_and_leaves_nothing(monkeypatch):
-    clock = iter(range(0, 1000, 2))
-    monkeypatch.setattr(cli.time, 'monotonic', lambda: next(clock))
-    terminal, file = Terminal(), io.StringIO()
-    assert list(cli.progress('abc', 'pictures', stream=terminal)) == list('abc')
-    assert list(cli.progress('abc', 'pictures', stream=file)) == list('abc')
-    assert file.getvalue() == ''
-    text = terminal.getvalue()
-    assert '1 of 3 pictures, 0:00:08 left' in text
-    assert '\x1b' not in text
-    *_, last, end = text.split('\r')
-    assert last.strip() == '' and end == ''
 
 
 _CONFIG = '''

@@ -42,6 +42,7 @@ from migan_jax.evaluation.metrics.bootstrap import confidence_interval
 from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation.metrics.ssim import ssim_map
 from migan_jax import inpaint
+from migan_jax.meter import Meter
 from migan_jax.photo import paint
 
 # Kinds of holes: how many spots, strokes and blobs.
@@ -252,7 +253,7 @@ def measure(methods: dict[str, Method], photographs: list[str], judge: Judge,
       {kind: {method: `Figures` of each photograph}}.
     """
     figures = {kind: {name: [] for name in methods} for kind in kinds}
-    for path in cli.progress(photographs, 'photographs'):
+    for path in Meter.over(photographs, 'photographs'):
         image = image_files.decode(path)
         for kind in kinds:
             rng = np.random.default_rng(

@@ -45,6 +45,7 @@ from migan_jax.evaluation import report
 from migan_jax.evaluation.figures import BASELINES
 from migan_jax.evaluation.figures import FIGURES
 from migan_jax.evaluation.figures import NAMES
+from migan_jax.meter import Meter
 from migan_jax.model import io as model_io
 from migan_jax import storage
 from migan_jax.training import inputs
@@ -260,7 +261,10 @@ def masks_for(options: Options, hole_range: report.Range, several: bool, stems: 
         make = functools.partial(
             mask_files.read_masks, files, resolution=method.resolution,
             invert=options.invert_mask)
-        warn_of_polarity(make(stems[:_LOOKED_AT]), options.invert_mask)
+        first = make(stems[:_LOOKED_AT])
+        for sentence in mask_files.mostly_hole(
+                f'the first {len(first)} masks', 1 - first.mean(), options.invert_mask):
+            say(f'warning: {sentence}')
     else:
         config = method.config
         brush_width = options.brush_width or (
@@ -279,16 +283,6 @@ def masks_for(options: Options, hole_range: report.Range, several: bool, stems: 
         return masks
 
     return make_and_store
-
-
-def warn_of_polarity(masks: np.ndarray, inverted: bool) -> None:
-    """Warns if masks, u8[B, R, R, 1], 1 = known, look as if inverted."""
-    share = 1 - masks.mean()
-    if share > mask_files.SUSPICIOUS_HOLE:
-        meaning, remedy = (('white = hole', 'drop --invert_mask') if inverted else
-                           ('white = known', 'pass --invert_mask'))
-        say(f'warning: {share:.0%} of the first {len(masks)} masks is hole, read as '
-            f'{meaning}: if it is the other way round, {remedy}')
 
 
 def save_predictions(folder: str, stream: Iterable[Mapping[str, Any]],
@@ -377,9 +371,9 @@ def run(checkpoint: str, images: str, out: str, seed: int | None = None,
     outcomes = []
     for hole_range, masks_of, painter in zip(ranges, makers, painters_of):
         title = hole_range.title() if several else method.name
-        with contextlib.closing(batches()) as stream, cli.Status() as status:
-            progress = (methods.Progress(title, count, status.show, every=1.0)
-                        if status.shown else methods.Progress(title, count, say))
+        progress = Meter(count, 'images', title=title,
+                         say=None if sys.stderr.isatty() else say)
+        with contextlib.closing(batches()) as stream, progress:
             outcomes.append(report.measure(
                 judge, stream, masks_of, painter, parts, progress))
         if options.save_predictions:

@@ -30,6 +30,7 @@ import ml_collections
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import cli
 from migan_jax.configs import finetune256
+from migan_jax import meter
 from migan_jax import storage
 with cli.needs('export'):
     from migan_jax.weights import importing
@@ -181,8 +182,8 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
-    with cli.Status() as status:
-        status.show(f'reading {args.checkpoint}')
+    with meter.status() as status:
+        status.set_description_str(f'reading {args.checkpoint}')
         config, description = run(
             args.checkpoint, args.kind, args.out, args.resolution, args.overwrite)
     print(f'{args.checkpoint}: {description}')

@@ -38,6 +38,7 @@ from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
 from migan_jax.data import photograph_files
 from migan_jax import extras
+from migan_jax.meter import Meter
 from migan_jax.storage import listed
 from migan_jax.storage import shown
 # migan_jax.photo is imported where it is used: it brings JAX, which --help can do without.
@@ -93,7 +94,7 @@ def run(generate: Callable, resolution: int, images: os.PathLike | str,
     squashed = {flag: folder for flag, folder in squashed.items() if folder}
     jobs, errors = check(images, masks, out, options, overwrite, keep_going, squashed)
     written = []
-    for image, mask, target in cli.progress(jobs, 'pictures'):
+    for image, mask, target in Meter.over(jobs, 'pictures'):
         try:
             opened = files.open_pair(image, mask, options)
             result = files.painted(generate, resolution, opened, options)
@@ -154,7 +155,7 @@ def check(images: os.PathLike | str, masks: os.PathLike | str, out: os.PathLike 
             warn(f'{shown(images)}: files that are no images are left out: {others}')
     jobs, errors, notes, all_known, all_hole = [], [], {}, [], []
     holes = pixels = 0
-    for stem, image, mask in cli.progress(pairs, 'pictures checked'):
+    for stem, image, mask in Meter.over(pairs, 'pictures checked'):
         try:
             opened = files.open_pair(image, mask, options)
         except ValueError as error:
@@ -198,21 +199,18 @@ def check(images: os.PathLike | str, masks: os.PathLike | str, out: os.PathLike 
     return jobs, failed
 
 
-def warn_of_polarity(invert_mask: bool, all_known: Sequence[pathlib.Path],
+def warn_of_polarity(inverted: bool, all_known: Sequence[pathlib.Path],
                      all_hole: Sequence[pathlib.Path], share: float) -> None:
     """Warns where masks look as if the other polarity was meant."""
-    remedy = 'drop --invert_mask' if invert_mask else 'pass --invert_mask'
-    white, black = ('hole', 'known') if invert_mask else ('known', 'hole')
-    colours = f'white = {white}, black = {black}'
+    as_read = mask_files.as_read(inverted)
     if all_known:
         warn('nothing to inpaint, the image is copied: the mask is all known '
-             f'({colours}; if it is the other way round, {remedy}): {listed(all_known)}')
+             f'({as_read}): {listed(all_known)}')
     if all_hole:
         warn('nothing is known, the model paints freely: the mask is all hole '
-             f'({colours}; if it is the other way round, {remedy}): {listed(all_hole)}')
-    if share > mask_files.SUSPICIOUS_HOLE:
-        warn(f'{share:.0%} of the masks is hole; {colours}: if it is the other way '
-             f'round, {remedy}')
+             f'({as_read}): {listed(all_hole)}')
+    for sentence in mask_files.mostly_hole('the masks', share, inverted):
+        warn(sentence)
 
 
 def check_apart(images: pathlib.Path, masks: pathlib.Path, what: str,

@@ -23,6 +23,7 @@ from PIL import ImageFont
 from migan_jax import cli
 from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
+from migan_jax.meter import Meter
 from migan_jax.model import io as model_io
 from migan_jax import storage
 
@@ -80,7 +81,7 @@ def load(images: os.PathLike | str, masks: os.PathLike | str,
         files[name] = mask_files.files_of(folder, stems, 'prediction')
         mask_files.check_sizes(files[name], resolution, 'prediction')
     loaded = {}
-    for s in cli.progress(stems, 'images'):
+    for s in Meter.over(stems, 'images'):
         original = image_files.squash(image_files.decode(known[s]), resolution)
         mask = mask_files.read_masks(files['mask'], [s], resolution)[0]
         gray = np.full_like(original, _HOLE_LEVEL)

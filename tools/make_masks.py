@@ -21,6 +21,7 @@ import numpy as np
 from migan_jax import cli
 from migan_jax.data import images as image_files
 from migan_jax.data import masks
+from migan_jax.meter import Meter
 
 
 def write_mask(path: os.PathLike | str, mask: np.typing.ArrayLike) -> None:
@@ -73,7 +74,7 @@ def make_masks(images: os.PathLike | str, out: os.PathLike | str, resolution: in
     jax.eval_shape(draw, masks.name_key(seed, ''))
     cli.check_folder(out)
     shares = []
-    for stem, file in cli.progress(files.items(), 'masks'):
+    for stem, file in Meter.over(files.items(), 'masks'):
         mask = np.asarray(draw(masks.name_key(seed, stem)))
         write_mask(file, mask)
         shares.append(1.0 - float(mask.mean()))

@@ -16,6 +16,7 @@ import os
 from absl import flags
 
 from migan_jax import cli
+from migan_jax import meter
 from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation import networks as networks_lib
 
@@ -60,8 +61,8 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     del argv
     args = flags.FLAGS
-    with cli.Status() as status:
-        status.show('reading weight files')
+    with meter.status() as status:
+        status.set_description_str('reading weight files')
         loaded = run(args.out, args.weights, args.protocol, args.fetch)
     for name, digest in loaded.files.items():
         print(f'read {name}, sha256 {digest}')

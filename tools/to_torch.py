@@ -37,6 +37,7 @@ from absl import flags
 from absl import logging
 
 from migan_jax import cli
+from migan_jax import meter
 with cli.needs('export'):
     from migan_jax.export import exporting
     from migan_jax.export import models
@@ -79,18 +80,18 @@ def main(argv: Sequence[str]) -> int:
     options = models.Options(
         args.half, args.drop_noise_at_4x4, args.dynamic_size, args.upstream_crop,
         args.keep_clamps, args.tolerance)
-    with cli.Status() as status:
+    with meter.status() as status:
         def opened(text):
             print(f'model: {text}', flush=True)
 
         def done(report):
-            status.show('')
+            status.clear()
             print(exporting.describe(report), flush=True,
                   file=sys.stderr if 'error' in report else sys.stdout)
 
         reports = exporting.run(
             args.checkpoint, args.out, args.formats, options, args.images, args.masks,
-            say=status.show, done=done, step=args.step, opened=opened)
+            say=status.set_description_str, done=done, step=args.step, opened=opened)
     if args.json:
         print(json.dumps(reports))
     return int(any('error' in report for report in reports))

@@ -28,6 +28,27 @@ SUSPICIOUS_HOLE = 0.7
 _SUFFIX = re.compile(r'_mask\d*$')
 
 
+def as_read(inverted: bool) -> str:
+    """How tools read colours, and with which flag they read them the other way round."""
+    colours, remedy = (
+        ('white = hole, black = known', 'drop --invert_mask') if inverted else
+        ('white = known, black = hole', 'pass --invert_mask'))
+    return f'{colours}; if it is the other way round, {remedy}'
+
+
+def mostly_hole(what: str, share: float, inverted: bool) -> list[str]:
+    """A sentence if masks look as if the other polarity was meant, else none.
+
+    Args:
+        what: masks they are, such as 'the masks'.
+        share: of hole in them.
+        inverted: whether white was read as hole.
+    """
+    if share <= SUSPICIOUS_HOLE:
+        return []
+    return [f'{share:.0%} of {what} is hole ({as_read(inverted)})']
+
+
 def known_of(levels: np.ndarray) -> tuple[np.ndarray, int]:
     """Levels 0 to 255 of any shape, 255 = known, to a mask.
 

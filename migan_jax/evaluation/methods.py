@@ -12,7 +12,6 @@ import io
 import itertools
 import json
 import os
-import time
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -21,7 +20,6 @@ import jax
 import ml_collections
 import numpy as np
 
-from migan_jax.cli import duration
 from migan_jax.data import images as image_files
 from migan_jax.data import masks as masks_lib
 from migan_jax.devices import AXIS
@@ -32,6 +30,7 @@ from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation import networks as networks_lib
 from migan_jax.evaluation import figures as figures_lib
 from migan_jax.evaluation import step as evaluation_step
+from migan_jax.meter import Meter
 from migan_jax.model import io as model_io
 from migan_jax import storage
 
@@ -209,35 +208,8 @@ def key_of(*content: str | np.ndarray) -> str:
     return digest.hexdigest()[:40]
 
 
-class Progress:
-    """Says how far a long loop is and how long it still takes, from its second on."""
-
-    def __init__(self, what: str, total: int, say: Callable[[str], None],
-                 every: float = 10.0) -> None:
-        self._what, self._total, self._say, self._every = what, total, say, every
-        self._last = time.monotonic()
-        self._due = self._last + 1
-        self._done = self._fresh = 0
-        self._spent = 0.0
-
-    def add(self, count: int, stored: bool) -> None:
-        """Counts images; `stored` ones say nothing of the time that others take."""
-        now = time.monotonic()
-        self._done += count
-        if not stored:
-            self._fresh += count
-            self._spent += now - self._last
-        self._last = now
-        if now < self._due or not self._fresh:
-            return
-        self._due = now + self._every
-        left = self._spent / self._fresh * (self._total - self._done)
-        self._say(f'{self._what}: {self._done:,} of {self._total:,} images, '
-                  f'{duration(max(left, 0))} left')
-
-
 def measure(batches: Iterable[dict[str, Any]], masks_of: Callable[[Sequence[str]], np.ndarray],
-            painter: Painter, scorer: Scorer, parts: Parts, progress: Progress) -> Results:
+            painter: Painter, scorer: Scorer, parts: Parts, progress: Meter) -> Results:
     """Paints and measures every image, or takes what is stored.
 
     Args:
@@ -246,7 +218,7 @@ def measure(batches: Iterable[dict[str, Any]], masks_of: Callable[[Sequence[str]
       painter: `Painter`.
       scorer: `Scorer`.
       parts: `Parts`.
-      progress: `Progress` over the images.
+      progress: `Meter` of as many images.
 
     Returns:
       `Results`; padding and unreadable images are left out.
@@ -276,7 +248,7 @@ def measure(batches: Iterable[dict[str, Any]], masks_of: Callable[[Sequence[str]
             real.append(_originals(scorer, part, images, parts)[valid])
         names += [name for batch in part
                   for name, good in zip(batch['name'], batch['valid']) if good]
-        progress.add(int(valid.sum()), stored)
+        (progress.skip if stored else progress.update)(int(valid.sum()))
     if not names:
         raise ValueError('none of the images is readable.')
     figures = _stack(rows)

@@ -19,6 +19,7 @@ from migan_jax.evaluation.metrics import lpips
 from migan_jax.evaluation import networks as networks_lib
 from migan_jax.evaluation import published
 from migan_jax.evaluation import step as evaluation_step
+from migan_jax.meter import Meter
 from migan_jax.model import io as model_io
 from migan_jax.storage import shown
 
@@ -122,7 +123,7 @@ def open_judge(protocol: str, side: int, count: int, asked: Sequence[str] = (),
 
 def measure(judge: Judge, batches: Iterable[dict[str, Any]], masks_of: Callable,
             painter: methods.Painter, parts: methods.Parts,
-            progress: methods.Progress) -> Outcome:
+            progress: Meter) -> Outcome:
     """Paints, measures and summarises a set of images with one mask each.
 
     Args:

@@ -14,7 +14,6 @@ import ml_collections
 import numpy as np
 
 from migan_jax import checkpoint as checkpoint_lib
-from migan_jax.cli import duration
 from migan_jax.data import batches as batches_lib
 from migan_jax.data import images as image_files
 from migan_jax.data import splits
@@ -36,6 +35,7 @@ from migan_jax.training import inputs
 from migan_jax.training.lease import Lease
 from migan_jax.training.preemption import Notice
 from migan_jax.training.preemption import Preempted
+from migan_jax.training.progress import duration
 from migan_jax.training.progress import FiniteWatch
 from migan_jax.training.progress import memory_gib
 from migan_jax.training.progress import Progress
@@ -359,7 +359,7 @@ class _Run:
             self._parts.teacher_params)
         before, self._pending = self._pending, (self._step, metrics)
         self._step += 1
-        # Of the iteration before: the devices are busy with this one.
+        # Metrics of the iteration before: the devices are busy with this one.
         self._look_at(before)
 
     def _settle(self):

@@ -34,8 +34,17 @@ def memory_gib() -> dict[str, float]:
     return memory
 
 
+def duration(seconds: float) -> str:
+    """h:mm:ss."""
+    seconds = round(seconds)
+    return f'{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}'
+
+
 class Progress:
-    """Counts images and time; averages metrics between two reports."""
+    """Counts images and time; averages metrics between two reports.
+
+    No meter as `meter` has them: it says nothing itself, and pauses are not training.
+    """
 
     def __init__(self, batch_size: int, total_steps: int) -> None:
         self._batch_size, self._total = batch_size, total_steps

@@ -6,7 +6,6 @@ beside it under another name.  Where no hash is published, a person has to confi
 one that the first download has; it is stored and compared from then on.
 """
 
-import contextlib
 import errno
 import hashlib
 import importlib.util
@@ -14,7 +13,7 @@ import os
 import shutil
 import urllib.parse
 
-from migan_jax import cli
+from migan_jax.meter import Meter
 from migan_jax import quiet
 from migan_jax import storage
 from migan_jax.weights.table import File
@@ -207,7 +206,9 @@ class _Http:
         import pooch
         import requests
 
-        with contextlib.closing(_Progress(self._file)) as progress:
+        # pooch takes a meter without a total for none, and resets it at the end.
+        with Meter(self._file.size or 1, 'B', title=self._file.name,
+                   unit_scale=True, delay=0) as progress:
             download = pooch.HTTPDownloader(
                 progressbar=progress, chunk_size=_CHUNK, timeout=self._timeout)
             try:
@@ -249,27 +250,6 @@ class _Drive:
             raise _Refused(FetchError(instead(
                 self._file, self._folder, reason))) from error
         _keep_only_right(self._file, output, self._folder)
-
-
-class _Progress:
-    """What pooch's progress bars are, on this package's line."""
-
-    total = 0
-
-    def __init__(self, file):
-        self._name, self._done, self._status = file.name, 0, cli.Status()
-
-    def update(self, size):
-        self._done += size
-        done = min(self._done, self.total) if self.total else self._done
-        of = f' of {self.total / 1e6:.1f}' if self.total else ''
-        self._status.show(f'{self._name}: {done / 1e6:.1f}{of} MB')
-
-    def reset(self):
-        self._done = 0
-
-    def close(self):
-        self._status.show('')
 
 
 # --- hashes ---------------------------------------------------------------------------

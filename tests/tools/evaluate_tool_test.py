@@ -378,8 +378,8 @@ def test_masks_with_white_holes_are_noticed_and_read(sets, tmp_path, capsys):
     plain = run(sets, tmp_path / 'o', predictions=str(painted), masks=str(masks))
     assert 'warning' not in capsys.readouterr().err
     run(sets, tmp_path / 'o', predictions=str(painted), masks=str(inverted))
-    assert 'read as white = known: if it is the other way round, pass --invert_mask' in (
-        capsys.readouterr().err)
+    assert ('is hole (white = known, black = hole; if it is the other way round, pass '
+            '--invert_mask)') in capsys.readouterr().err
     turned = run(sets, tmp_path / 'o', predictions=str(painted), masks=str(inverted),
                  invert_mask=True)
     assert turned == plain
@@ -522,24 +522,6 @@ def test_devices_do_not_matter(sets, tmp_path, monkeypatch):
         results[devices] = run(sets, tmp_path / str(devices), **folders(sets))
     assert results[8] == pytest.approx(results[1], rel=1e-6)
     assert results[8]['images'] == COUNT
-
-
-def test_progress_counts_only_what_took_time(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(methods.time, 'monotonic', lambda: now[0])
-    said = []
-    progress = methods.Progress('set', 1000, said.append)
-    now[0] = 0.4
-    progress.add(600, stored=True)
-    now[0] = 0.9
-    progress.add(50, stored=False)
-    assert said == []   # not yet a second
-    now[0] = 10.4
-    progress.add(50, stored=False)   # ten seconds for 100, 300 are left
-    assert said == ['set: 700 of 1,000 images, 0:00:30 left']
-    now[0] = 11.4
-    progress.add(50, stored=False)
-    assert len(said) == 1
 
 
 def test_identical_pictures_do_not_break_the_mean():

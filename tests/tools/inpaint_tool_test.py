@@ -176,7 +176,7 @@ def test_mostly_hole_mentions_the_polarity(folders, capsys):
     save(folders / 'masks' / 'a.png', 255 - holed(20, 30))
     run(folders)
     message = capsys.readouterr().err
-    assert '97% of the masks is hole; white = known' in message
+    assert '97% of the masks is hole (white = known' in message
     assert 'pass --invert_mask' in message
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from migan_jax import cli
 from migan_jax.training import progress
 
 
@@ -44,4 +43,4 @@ def test_rates_between_two_reports(clock):
 @pytest.mark.parametrize('seconds, text', [
     (0, '0:00:00'), (59.6, '0:01:00'), (3661, '1:01:01'), (360_000, '100:00:00')])
 def test_duration(seconds, text):
-    assert cli.duration(seconds) == text
+    assert progress.duration(seconds) == text
