@@ -14,7 +14,7 @@ from processes import ROOT
 import tiny
 from migan_jax.training import state as state_lib
 
-# Runs a tool's main as `cli.run` does, then lists modules and compiled programs.
+# Runs a program, then lists modules and compiled programs.
 _PROGRAM = """
 import logging, runpy, sys
 import jax
@@ -50,22 +50,27 @@ def workdir(tmp_path_factory):
     return folder
 
 
+def run(program, cache, *arguments):
+    """Lines that `_PROGRAM` prints of a program, by what stands before the colon."""
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ('XLA_FLAGS', 'JAX_COMPILATION_CACHE_DIR')}
+    done = subprocess.run(
+        [sys.executable, '-c', _PROGRAM, program, *arguments], cwd=ROOT, capture_output=True,
+        text=True, env=environment | {'JAX_PLATFORMS': 'cpu', 'MIGAN_JAX_CACHE': str(cache),
+                                      'PYTHONPATH': str(ROOT)})
+    assert not done.returncode, done.stderr
+    return dict(line.split(': ', 1) for line in done.stdout.splitlines() if ': ' in line)
+
+
 def paint(model, folder, cache):
-    """Lines that `_PROGRAM` prints for one squashed picture."""
+    """`run` of tools/inpaint.py with one squashed picture."""
     Image.new('RGB', (20, 12)).save(folder / 'picture.png')
     mask = np.full((12, 20), 255, np.uint8)
     mask[3:6, 3:6] = 0
     Image.fromarray(mask).save(folder / 'mask.png')
-    environment = {name: value for name, value in os.environ.items()
-                   if name not in ('XLA_FLAGS', 'JAX_COMPILATION_CACHE_DIR')}
-    done = subprocess.run(
-        [sys.executable, '-c', _PROGRAM, 'tools/inpaint.py', f'--checkpoint={model}',
-         f'--images={folder}/picture.png', f'--masks={folder}/mask.png', '--mode=resize',
-         f'--out={folder}/out'], cwd=ROOT, capture_output=True, text=True,
-        env=environment | {'JAX_PLATFORMS': 'cpu', 'MIGAN_JAX_CACHE': str(cache),
-                           'PYTHONPATH': str(ROOT)})
-    assert not done.returncode, done.stderr
-    return dict(line.split(': ', 1) for line in done.stdout.splitlines() if ': ' in line)
+    return run('tools/inpaint.py', cache, f'--checkpoint={model}',
+               f'--images={folder}/picture.png', f'--masks={folder}/mask.png',
+               '--mode=resize', f'--out={folder}/out')
 
 
 def test_one_picture_compiles_the_network_and_nothing_else(workdir, tmp_path):
@@ -84,3 +89,21 @@ def test_a_saved_model_does_without_orbax(tmp_path):
     modules = set(paint('demo', tmp_path, tmp_path / 'cache')['modules'].split())
     assert 'jax' in modules
     assert not modules & {'orbax.checkpoint', 'scipy.ndimage', 'tensorstore'}
+
+
+_FIRST_CALL = """
+import numpy as np
+import migan_jax
+
+picture = np.zeros((12, 20, 3), np.uint8)
+migan_jax.load('demo').inpaint(picture, picture[..., 0] == 1, mode='resize')
+"""
+
+
+def test_the_first_call_compiles_the_network_and_nothing_else(tmp_path):
+    (tmp_path / 'first.py').write_text(_FIRST_CALL)
+    done = run(tmp_path / 'first.py', tmp_path / 'cache')
+    assert done['programs'].count('XLA compilation') == 1
+    assert not set(done['modules'].split()) & {
+        'tensorflow', 'torch', 'onnx', 'orbax.checkpoint', 'scipy.ndimage',
+        'migan_jax.evaluation.methods', 'migan_jax.training'}

@@ -13,6 +13,7 @@ from migan_jax.model.fuse import fuse
 from migan_jax.model.generator import Generator
 from migan_jax.model.layers import check_resolution
 from migan_jax.model.layers import ConvSpec
+from migan_jax.model import topology
 
 if TYPE_CHECKING:
     import ml_collections
@@ -116,6 +117,8 @@ def abstract_variables(config: 'ml_collections.ConfigDict', *, fused: bool = Fal
                        ) -> dict[str, Any]:
     """Shapes and dtypes of the variables of `build_generator(config, fused=fused)`."""
     generator = build_generator(config, fused=fused)
+    if isinstance(generator, Generator):
+        return topology.abstract_variables(generator)
     # The key within: outside it would be computed, by two compiled programs.
     return jax.eval_shape(lambda: init_generator(generator, jax.random.key(0)))
 

@@ -16,7 +16,7 @@ from migan_jax.model.ops import up2
 
 # The pyramid ends where the generator's does.
 LOWEST = 4
-# Below any share of known pixels at the lowest level but 0.
+# Smaller than any share of known pixels at the lowest level, other than 0.
 SMALLEST_SHARE = 2.0**-10
 
 # The name of a tensor that goes with the weights of a model that has this fill, without
@@ -65,10 +65,10 @@ def starting_fill(x: jax.Array, passes: int) -> jax.Array:
 
 def _relax(x, known, colour, passes):
     def relaxed(x):
-        up, down = (jnp.pad(x, ((0, 0), pad, (0, 0), (0, 0)), 'edge')[:, part]
-                    for pad, part in (((1, 0), np.s_[:-1]), ((0, 1), np.s_[1:])))
-        left, right = (jnp.pad(x, ((0, 0), (0, 0), pad, (0, 0)), 'edge')[:, :, part]
-                       for pad, part in (((1, 0), np.s_[:-1]), ((0, 1), np.s_[1:])))
+        up = jnp.concatenate([x[:, :1], x[:, :-1]], 1)
+        down = jnp.concatenate([x[:, 1:], x[:, -1:]], 1)
+        left = jnp.concatenate([x[:, :, :1], x[:, :, :-1]], 2)
+        right = jnp.concatenate([x[:, :, 1:], x[:, :, -1:]], 2)
         return colour + (1 - known) * (up + down + left + right) / 4
 
     # A loop, as unrolled passes are fused into one that computes neighbours of

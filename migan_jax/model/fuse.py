@@ -45,7 +45,7 @@ def unfold(params: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]
 
     A kernel's size is lost when it is normalised, and it decides how fast the kernel
     turns: every output channel gets the norm it has at the start of training,
-    sqrt(fan in).  Of n branches each becomes the same.  The split into branches and
+    sqrt(fan in).  All n branches become the same.  The split into branches and
     the sizes that training had reached can't be recovered.
 
     Args:

@@ -131,6 +131,16 @@ def effective_kernel(params: Mapping[str, Array]) -> Array:
     return normalize_kernel(params['kernel'])
 
 
+def kernel_form(shape: tuple[int, ...], spec: ConvSpec, use_branches: bool = True
+                ) -> tuple[str, tuple[int, ...]]:
+    """Name and shape of the parameter that holds a kernel; arguments as of `Kernel`."""
+    if spec.fused or not use_branches or spec.branches == 0:
+        return 'kernel', shape
+    if spec.materialize_branches:
+        return 'branches', (spec.branches, *shape)
+    return 'branch_sum', shape
+
+
 class Kernel(nn.Module):
     """Holds the parameters of one convolution kernel; returns the effective one.
 
@@ -145,18 +155,10 @@ class Kernel(nn.Module):
 
     @nn.compact
     def __call__(self) -> jax.Array:
-        init = nn.initializers.normal(1.0)
-        n = self.spec.branches
-        if self.spec.fused:
-            return self.param('kernel', init, self.shape)
-        if not self.use_branches or n == 0:
-            name, shape = 'kernel', self.shape
-        elif self.spec.materialize_branches:
-            name, shape = 'branches', (n, *self.shape)
-        else:
-            # The sum of n draws of N(0, 1) over sqrt(n) is N(0, 1) again.
-            name, shape = 'branch_sum', self.shape
-        return effective_kernel({name: self.param(name, init, shape)})
+        name, shape = kernel_form(self.shape, self.spec, self.use_branches)
+        # This fits a sum of branches, too: n draws of N(0, 1) over sqrt(n) are N(0, 1) again.
+        kernel = self.param(name, nn.initializers.normal(1.0), shape)
+        return kernel if self.spec.fused else effective_kernel({name: kernel})
 
 
 # --- modules ------------------------------------------------------------------
@@ -266,8 +268,8 @@ class PointwiseConv(nn.Module):
         if self.use_bias:
             bias = self.param('bias', nn.initializers.zeros, (self.features,))
             if narrow:
-                # As the kernel of a channel of ones: its gradient, a sum over the large
-                # output, then belongs to a product that reads that anyway.
+                # The bias becomes the kernel of a channel of ones: its gradient, a sum over
+                # the large output, then belongs to a product that reads that anyway.
                 x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], -1)
                 kernel = jnp.concatenate(
                     [kernel, bias.astype(dtype)[None, None, None]], 2)

@@ -17,6 +17,7 @@ import numpy as np
 SQRT2 = float(np.sqrt(2.0))
 SQRT_HALF = 0.5**0.5
 CLAMP = 256.0
+NEGATIVE_SLOPE = 0.2
 EPS = 1e-8
 # FIR low-pass filter, outer([1, 3, 3, 1]) / 64: the taps along one axis.
 FIR_TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
@@ -38,7 +39,7 @@ def lrelu(x: jax.Array, gain: float = 1.0) -> jax.Array:
       x: [...], any float dtype, kept.
       gain: extra factor, a Python float.
     """
-    x = jnp.maximum(x, 0.2 * x) * (SQRT2 * gain)
+    x = jnp.maximum(x, NEGATIVE_SLOPE * x) * (SQRT2 * gain)
     return jnp.clip(x, -CLAMP * gain, CLAMP * gain)
 
 
@@ -56,7 +57,8 @@ def _lrelu_bwd(gain, y, g):
     y = jax.lax.stop_gradient(y)
     positive = jnp.clip(y * _STEEP, 0.0, 1.0)
     inside = jnp.clip((CLAMP * gain - jnp.abs(y)) * _STEEP, 0.0, 1.0)
-    return (g * ((positive * 0.8 + 0.2) * inside * (SQRT2 * gain)),)
+    slope = positive * (1 - NEGATIVE_SLOPE) + NEGATIVE_SLOPE
+    return (g * (slope * inside * (SQRT2 * gain)),)
 
 
 lrelu.defvjp(_lrelu_fwd, _lrelu_bwd)
@@ -86,13 +88,23 @@ def _add_broadcast_bwd(b, g):
 add_broadcast.defvjp(lambda x, b: (add_broadcast(x, b), b), _add_broadcast_bwd)
 
 
+# `jax.lax` where NumPy's functions would do: these are traced several hundred times in
+# every network, and each jnp.pad or slice takes five times as long to trace.
+
+
+def _padded(x, *axes, width=1):
+    """x with zeros on both sides of some axes."""
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), [
+        (width, width, 0) if axis in axes else (0, 0, 0) for axis in range(x.ndim)])
+
+
 def _shifts(x):
     """The nine zero-padded 3x3 neighbours: yields (i, j, x[.., h+i-1, w+j-1, ..])."""
-    h, w = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    b, h, w, c = x.shape
+    padded = _padded(x, 1, 2)
     for i in range(3):
         for j in range(3):
-            yield i, j, padded[:, i:i + h, j:j + w, :]
+            yield i, j, jax.lax.slice(padded, (0, i, j, 0), (b, i + h, j + w, c))
 
 
 @jax.custom_vjp
@@ -129,7 +141,7 @@ def depthwise_kernel_grad(x: jax.Array, g: jax.Array) -> jax.Array:
 def _kernel_grad_shifts(x, g):
     """[9, C]: nine reductions."""
     dtype = at_least_float32(g.dtype)
-    # Converted after the shift: of a converted x TPU compilers write a float32 copy.
+    # Converted after the shift: TPU compilers would write a float32 copy of a converted x.
     return jnp.stack([
         jnp.sum(shifted.astype(dtype) * g.astype(dtype), (0, 1, 2))
         for _, _, shifted in _shifts(x)])
@@ -140,7 +152,7 @@ def _kernel_grad_rows(x, g):
     dtype = at_least_float32(g.dtype)
     x, g = x.astype(dtype), g.astype(dtype)
     b, h, w, c = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    padded = _padded(x, 1, 2)
 
     def add_row(n, sums):
         i, j = n // h, n % h
@@ -200,8 +212,7 @@ def _down2_conv(x):
 def _down2_axis(x, axis):
     """out[i] = (x[2i-1] + 3 x[2i] + 3 x[2i+1] + x[2i+2]) / 8 along one axis."""
     n = x.shape[axis]
-    pad = [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)]
-    x = jnp.pad(x, pad)
+    x = _padded(x, axis)
     return sum(
         tap * jax.lax.slice_in_dim(x, k, k + n - 1, stride=2, axis=axis)
         for k, tap in enumerate(FIR_TAPS))
@@ -214,8 +225,7 @@ def _down2_shifts(x):
 def _up2_axis(x, axis):
     """out[2i] = .75 x[i] + .25 x[i-1], out[2i+1] = .75 x[i] + .25 x[i+1]."""
     out = np.arange(2 * x.shape[axis])
-    pad = [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)]
-    padded = jnp.pad(x, pad)
+    padded = _padded(x, axis)
     take = lambda index: jnp.take(padded, index + 1, axis, mode='clip')
     near, far = out // 2, out // 2 + np.where(out % 2, 1, -1)
     # Twice two neighbouring taps, from the gain of 2 per axis: 6/8 and 2/8.
@@ -313,8 +323,7 @@ def fir(x: jax.Array, padding: int) -> jax.Array:
 
 def _fir_axis(x, axis, padding):
     n = x.shape[axis] + 2 * padding - 3
-    pad = [(padding, padding) if a == axis else (0, 0) for a in range(x.ndim)]
-    x = jnp.pad(x, pad)
+    x = _padded(x, axis, width=padding)
     return sum(tap * jax.lax.slice_in_dim(x, k, k + n, axis=axis)
                for k, tap in enumerate(FIR_TAPS))
 
@@ -395,8 +404,8 @@ def conv1x1(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike = 
             ) -> jax.Array:
     """1x1 convolution: [B, H, W, ci], [1, 1, ci, co] -> [B, H, W, co].
 
-    As a product of matrices: of an einsum over four axes XLA:CPU transposes the
-    activations for the kernel gradient, which takes three times as long.
+    It is a product of matrices.  For the kernel gradient of an einsum over four axes
+    XLA:CPU would transpose the activations, which takes three times as long.
     """
     y = jnp.matmul(                                     # [B H W, co]
         x.reshape(-1, x.shape[-1]), kernel[0, 0], precision=precision)

@@ -15,9 +15,9 @@ from migan_jax.weights.onnx_graph import Mismatch
 from migan_jax.weights.onnx_graph import shown_node
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import NEGATIVE_SLOPE
 from migan_jax.model.ops import SQRT2
 
-NEGATIVE_SLOPE = 0.2
 FIR = np.outer(FIR_TAPS, FIR_TAPS)
 # What upsampling leaves after a nearest resize, see `export.onnx_core`.
 AFTER_NEAREST = np.outer((1, 2, 1), (1, 2, 1)) / 16
@@ -243,7 +243,7 @@ class Operations:
             return None
         scales = given.get('scales')
         if scales is None:
-            # Of Resize 10 and Upsample the second input, later the third.
+            # The second input of Resize 10 and Upsample, the third one later.
             given_scales = [self.graph.constant(x) for x in node.input[1:3]]
             scales = next((x for x in given_scales if x is not None and x.size), None)
         if scales is None or not np.array_equal(scales, [1, 1, 2, 2]):

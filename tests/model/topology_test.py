@@ -23,11 +23,17 @@ class Trace:
         return f'up{resolution}({image})'
 
 
+def traced(config, fused):
+    """Shapes of the variables that a generator's init makes."""
+    generator = build.build_generator(config, fused=fused)
+    return jax.eval_shape(lambda: build.init_generator(generator, jax.random.key(0)))
+
+
 @pytest.mark.parametrize('resolution', [16, 256])
 def test_every_layer_of_the_network_is_walked_once(resolution):
     config = default.get_config()
     config.model.resolution = resolution
-    params = build.abstract_variables(config, fused=True)['params']
+    params = traced(config, fused=True)['params']
     paths = {tuple(key.key for key in path[:3])
              for path, _ in jax.tree_util.tree_leaves_with_path(params)}
     layers = topology.layers(resolution)
@@ -52,3 +58,15 @@ def test_order_at_16():
         rgb = f'torgb{r}({x})'
         image = rgb if image is None else f'up{r}({image})+{rgb}'
     assert topology.walk(Trace(), 'x', 16) == image
+
+
+@pytest.mark.parametrize('fused', [True, False])
+@pytest.mark.parametrize('changes', [
+    {}, {'branches': 0}, {'materialize_branches': True}, {'depthwise': False},
+    {'noise_at_4x4': False}, {'fill': True, 'fill_passes': 2},
+    {'resolution': 512, 'dtype': 'bfloat16'}, {'ch_base': 2048, 'ch_max': 48}])
+def test_variables_are_those_of_init(changes, fused):
+    config = default.get_config()
+    config.model.resolution = 64
+    config.model.update(changes)
+    assert build.abstract_variables(config, fused=fused) == traced(config, fused)
