@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from PIL import Image
 import pytest
-import torch
 
 import golden
 import inpaint as inpaint_tool
@@ -64,9 +63,7 @@ def model(directory):
 def published(tmp_path_factory):
     """A published state dict, 32 x 32, as a file."""
     path = tmp_path_factory.mktemp('published') / 'migan.pt'
-    state = golden.subset(golden.load('generator_inference'), 'state/')
-    torch.save({k: torch.from_numpy(np.array(v)) for k, v in state.items()}, path)
-    return path
+    return golden.save_state(path, golden.published_state())
 
 
 def picture(height, width, seed=0):

@@ -11,6 +11,7 @@ os.environ['XLA_FLAGS'] = ' '.join((
     QUICK_TO_COMPILE))
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
+from absl import logging
 import jax
 # Before the files of tests import TensorFlow: keeps it apart from PyTorch.
 import migan_jax  # pylint: disable=unused-import
@@ -50,3 +51,11 @@ def forget_compiled_functions():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """The texts of absl warnings."""
+    out = []
+    monkeypatch.setattr(logging, 'warning', lambda text, *a: out.append(text % a))
+    return out

@@ -16,6 +16,19 @@ def subset(arrays, prefix):
     return {k[len(prefix):]: v for k, v in arrays.items() if k.startswith(prefix)}
 
 
+def published_state():
+    """The state dict of a published deployed generator, 32 x 32: {name: array}."""
+    return subset(load('generator_inference'), 'state/')
+
+
+def save_state(path, state):
+    """Writes {name: array} as PyTorch does; the path."""
+    import torch   # most that read goldens do without
+
+    torch.save({k: torch.from_numpy(np.array(v)) for k, v in state.items()}, path)
+    return path
+
+
 def nhwc(array):
     return np.transpose(array, (0, 2, 3, 1))
 

@@ -12,7 +12,6 @@ import types
 import zipfile
 import zlib
 
-from absl import logging
 import jax.numpy as jnp
 import numpy as np
 import onnx
@@ -23,6 +22,7 @@ import pytest
 import torch
 
 import evaluate as evaluate_tool
+from faults import Touches
 import from_torch
 import inpaint as inpaint_tool
 import make_grid
@@ -152,14 +152,6 @@ def one_line(error, *parts):
     for part in parts:
         assert part in message, message
     return message
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-    """The texts of absl warnings."""
-    out = []
-    monkeypatch.setattr(logging, 'warning', lambda text, *a: out.append(text % a))
-    return out
 
 
 # Images, in training and evaluation.
@@ -707,16 +699,6 @@ def test_looking_whether_a_folder_can_be_written_to_leaves_nothing(tmp_path):
 
 
 # PyTorch files.  That pickled code does not run is shown in torch_files_test.
-
-
-class Touches:
-    """Unpickling this creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return pathlib.Path.touch, (self.path,)
 
 
 def refused_tensors(path):

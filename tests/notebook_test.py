@@ -16,7 +16,6 @@ import numpy as np
 from packaging.requirements import Requirement
 from PIL import Image
 import pytest
-import torch
 
 import golden
 import migan_jax
@@ -55,9 +54,7 @@ def environment(**settings):
 def executed(tmp_path_factory):
     """The notebook after it ran, and its folder."""
     folder = tmp_path_factory.mktemp('notebook')
-    state = golden.subset(golden.load('generator_inference'), 'state/')
-    torch.save({k: torch.from_numpy(np.array(v)) for k, v in state.items()},
-               folder / 'published.pt')
+    golden.save_state(folder / 'published.pt', golden.published_state())
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = nbclient.NotebookClient(
         notebook, timeout=900, kernel_name='python3',

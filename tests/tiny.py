@@ -1,6 +1,7 @@
 """The smallest runs of the training loop, and their final states."""
 
 import jax
+import numpy as np
 
 from configs import default
 from migan_jax import checkpoint as checkpoint_lib
@@ -48,3 +49,17 @@ def random_deployed(config, seed=0):
     generator = build.build_generator(config, fused=True)
     return jax.device_get(jax.jit(
         lambda: build.init_generator(generator, jax.random.key(seed)))())
+
+
+def with_noise(variables, strength):
+    """Variables with drawn biases and a strength of noise; both are 0 at first."""
+    rng = np.random.default_rng(0)
+
+    def filled(path, leaf):
+        if path[-1].key == 'strength':
+            return np.float32(strength)
+        if path[-1].key == 'bias':
+            return rng.standard_normal(leaf.shape).astype(np.float32)
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(filled, variables)

@@ -10,7 +10,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from absl import logging
 from PIL import Image
 
 from migan_jax.data import batches as batches_lib
@@ -468,14 +467,6 @@ def test_bad_arguments(folder, kwargs, message):
 
 
 # Unreadable images.
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-    """The texts of absl warnings."""
-    out = []
-    monkeypatch.setattr(logging, 'warning', lambda text, *a: out.append(text % a))
-    return out
 
 
 def _many(root, count, broken):

@@ -12,6 +12,7 @@ from migan_jax.evaluation.metrics import inception
 from migan_jax.evaluation.metrics import weights
 from migan_jax.evaluation import networks as networks_lib
 from migan_jax.weights import fetching
+from migan_jax.weights import table
 from inception_test import random_tensors as inception_tensors
 from lpips_test import random_tensors as lpips_tensors
 import loopback
@@ -22,13 +23,13 @@ def write(folder, name, content):
     path = os.path.join(folder, name)
     with open(path, 'wb') as f:
         f.write(content)
-    return weights.File(
+    return table.File(
         name, f'sha256:{hashlib.sha256(content).hexdigest()}', len(content))
 
 
 def test_first_file_that_is_there(tmp_path):
     a = write(tmp_path, 'a.pth', b'one')
-    b = weights.File('b.pth', 'sha256:' + '0' * 64, 9)
+    b = table.File('b.pth', 'sha256:' + '0' * 64, 9)
     found = weights.find((b, a), str(tmp_path))
     assert found == (str(tmp_path / 'a.pth'), a.sha256)
     # Of some files only the start of the hash is published.
@@ -38,11 +39,11 @@ def test_first_file_that_is_there(tmp_path):
 
 def test_cache_folder_of_the_environment(tmp_path, monkeypatch):
     a = write(tmp_path, 'a.pth', b'one')
-    monkeypatch.setenv(weights.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(fetching.CACHE_VARIABLE, str(tmp_path))
     assert weights.find((a,)).path == str(tmp_path / 'a.pth')
-    monkeypatch.delenv(weights.CACHE_VARIABLE)
+    monkeypatch.delenv(fetching.CACHE_VARIABLE)
     monkeypatch.setenv('HOME', str(tmp_path))
-    assert weights.cache_folder() == str(tmp_path / '.cache' / 'migan_jax')
+    assert fetching.cache_folder() == str(tmp_path / '.cache' / 'migan_jax')
 
 
 def test_file_inside_an_installed_package_that_is_not_imported(tmp_path, monkeypatch):
@@ -68,11 +69,11 @@ def test_missing_file_says_which_and_where(tmp_path):
 
 
 def test_wrong_hash_is_an_error_not_an_absence(tmp_path):
-    (tmp_path / weights.LPIPS_LINEAR.name).write_bytes(b'not it')
+    (tmp_path / table.LPIPS_LINEAR.name).write_bytes(b'not it')
     with pytest.raises(weights.WrongWeights, match='alex.pth: sha256 is .*6 bytes'):
-        weights.find((weights.LPIPS_LINEAR,), str(tmp_path))
+        weights.find((table.LPIPS_LINEAR,), str(tmp_path))
     # Also where a second, absent candidate follows, and through the loader.
-    (tmp_path / weights.PT_INCEPTION.name).write_bytes(b'truncated')
+    (tmp_path / table.PT_INCEPTION.name).write_bytes(b'truncated')
     with pytest.raises(weights.WrongWeights, match='damaged or another one'):
         networks_lib.load_networks(inception.PAPER, str(tmp_path))
 
@@ -81,7 +82,7 @@ def test_protocols_prefer_the_file_they_were_published_with():
     assert weights.INCEPTIONS['paper'][0].name.startswith('pt_inception')
     assert weights.INCEPTIONS['stylegan'][0].name == 'inception-2015-12-05.pt'
     assert set(weights.INCEPTIONS) == set(inception.PROTOCOLS)
-    for file in weights.ALEXNETS:   # the published name carries the hash's start
+    for file in table.ALEXNETS:   # the published name carries the hash's start
         assert file.sha256 in file.name
 
 
@@ -109,13 +110,13 @@ def test_nothing_there_leaves_everything_out(tmp_path):
 
 def test_files_become_networks(tmp_path, monkeypatch):
     folder = str(tmp_path)
-    file = publish(folder, inception_tensors(), weights.PT_INCEPTION)
+    file = publish(folder, inception_tensors(), table.PT_INCEPTION)
     monkeypatch.setattr(weights, 'INCEPTIONS', {'paper': (file,)})
     trunk, linear = lpips_tensors()
-    alexnet = publish(folder, trunk, weights.ALEXNETS[0])
-    lines = publish(folder, linear, weights.LPIPS_LINEAR)
-    monkeypatch.setattr(weights, 'ALEXNETS', (alexnet,))
-    monkeypatch.setattr(weights, 'LPIPS_LINEAR', lines)
+    alexnet = publish(folder, trunk, table.ALEXNETS[0])
+    lines = publish(folder, linear, table.LPIPS_LINEAR)
+    monkeypatch.setattr(table, 'ALEXNETS', (alexnet,))
+    monkeypatch.setattr(table, 'LPIPS_LINEAR', lines)
     loaded = networks_lib.load_networks(inception.PAPER, folder)
     assert loaded.missing == {}
     assert loaded.files == {f.name: f.sha256 for f in (file, alexnet, lines)}
@@ -126,7 +127,7 @@ def test_files_become_networks(tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         loaded.networks.lpips['lin3'], linear['lin3.model.1.weight'].ravel())
     # A file of the right hash with other content names itself.
-    bad = publish(folder, {'x': np.zeros(2)}, weights.PT_INCEPTION)
+    bad = publish(folder, {'x': np.zeros(2)}, table.PT_INCEPTION)
     monkeypatch.setattr(weights, 'INCEPTIONS', {'paper': (bad,)})
     with pytest.raises(ValueError, match='pt_inception.*not the weights of the FID'):
         networks_lib.load_networks(inception.PAPER, folder, ('fid',))

@@ -22,6 +22,7 @@ from migan_jax.evaluation.metrics import weights
 from migan_jax.evaluation import networks as networks_lib
 from migan_jax.training import inputs
 from migan_jax.training import loop
+from migan_jax.weights import table
 from tiny import tiny_config
 import prepare_metrics as tool
 
@@ -132,13 +133,13 @@ def test_other_files_are_refused(complete, tmp_path):
 def test_tool_reads_published_files_once(tmp_path, monkeypatch):
     trunk, linear = lpips_tensors()
     files = []
-    for tensors, file in ((trunk, weights.ALEXNETS[0]), (linear, weights.LPIPS_LINEAR)):
+    for tensors, file in ((trunk, table.ALEXNETS[0]), (linear, table.LPIPS_LINEAR)):
         path = tmp_path / file.name
         torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         files.append(file._replace(digest=f'sha256:{digest}', size=None))
-    monkeypatch.setattr(weights, 'ALEXNETS', files[:1])
-    monkeypatch.setattr(weights, 'LPIPS_LINEAR', files[1])
+    monkeypatch.setattr(table, 'ALEXNETS', files[:1])
+    monkeypatch.setattr(table, 'LPIPS_LINEAR', files[1])
     out = tmp_path / 'new' / 'networks.npz'
     loaded = tool.run(str(out), str(tmp_path), 'stylegan')
     assert set(loaded.missing) == {'fid'}

@@ -29,16 +29,9 @@ from tiny import random_deployed
 from tiny import tiny_config
 
 
-
 @pytest.fixture(scope='module')
 def published():
-    """The state dict of a published deployed generator, 32 x 32."""
-    return golden.subset(golden.load('generator_inference'), 'state/')
-
-
-def save(path, state):
-    torch.save({k: torch.from_numpy(np.array(v)) for k, v in state.items()}, path)
-    return path
+    return golden.published_state()
 
 
 def convert_error(path, kind='migan', resolution=None):
@@ -56,7 +49,7 @@ def published_again(config, variables):
 
 
 def test_published_generator_through_a_checkpoint_directory(tmp_path, published):
-    path = save(tmp_path / 'migan.pt', published)
+    path = golden.save_state(tmp_path / 'migan.pt', published)
     out = tmp_path / 'runs' / 'imported'
     _, description = tool.run(path, 'migan', out)
     assert '32 x 32' in description and '16 channels at 32 x 32' in description
@@ -77,7 +70,7 @@ def test_published_generator_through_a_checkpoint_directory(tmp_path, published)
 
 
 def test_older_layout_and_left_out_constants(tmp_path, published):
-    path = save(tmp_path / 'migan.pt', published)
+    path = golden.save_state(tmp_path / 'migan.pt', published)
     _, expected, _ = tool.convert(path, 'migan')
     layouts = {
         'older': {k.replace('filter_const', 'insert_zeros'): v
@@ -87,7 +80,7 @@ def test_older_layout_and_left_out_constants(tmp_path, published):
         'bare': {k: v for k, v in published.items() if not torch_map.is_constant(k)},
     }
     for name, state in layouts.items():
-        path = save(tmp_path / f'{name}.pt', state)
+        path = golden.save_state(tmp_path / f'{name}.pt', state)
         _, variables, _ = tool.convert(path, 'migan', 32)
         jax.tree.map(np.testing.assert_array_equal, variables, expected)
 
@@ -131,14 +124,15 @@ def test_noise_at_4x4_is_read_from_the_file(tmp_path, published):
     for conv in ('conv1', 'conv2'):
         state[f'synthesis.b4.{conv}.noise_const'] = np.ones((4, 4), np.float32)
         state[f'synthesis.b4.{conv}.noise_strength'] = np.float32(0.5)
-    config, variables, _ = tool.convert(save(tmp_path / 'migan.pt', state), 'migan')
+    path = golden.save_state(tmp_path / 'migan.pt', state)
+    config, variables, _ = tool.convert(path, 'migan')
     assert config.model.noise_at_4x4
     assert variables['params']['decoder']['b4']['conv1']['noise']['strength'] == 0.5
 
 
 def test_comodgan(tmp_path):
     arrays = golden.load('comodgan')
-    path = save(tmp_path / 'teacher.pt', golden.subset(arrays, 'state/'))
+    path = golden.save_state(tmp_path / 'teacher.pt', golden.subset(arrays, 'state/'))
     tool.run(path, 'comodgan', tmp_path / 'teacher')
     config, _, variables = checkpoint_lib.load_deployed(str(tmp_path / 'teacher'))
     fields = config.model.comodgan
@@ -154,16 +148,16 @@ def test_comodgan(tmp_path):
 
 
 def test_wrong_resolution_names_both(tmp_path, published):
-    message = convert_error(save(tmp_path / 'migan.pt', published), resolution=256)
+    message = convert_error(golden.save_state(tmp_path / 'migan.pt', published), resolution=256)
     assert '--resolution=256' in message and '32 x 32' in message
     assert 'pass --resolution=32' in message
 
 
 def test_wrong_kind_is_named(tmp_path, published):
     state = golden.subset(golden.load('comodgan'), 'state/')
-    teacher = save(tmp_path / 'teacher.pt', state)
+    teacher = golden.save_state(tmp_path / 'teacher.pt', state)
     assert 'pass --kind=comodgan' in convert_error(teacher)
-    migan = save(tmp_path / 'migan.pt', published)
+    migan = golden.save_state(tmp_path / 'migan.pt', published)
     assert 'pass --kind=migan' in convert_error(migan, 'comodgan')
 
 
@@ -173,11 +167,11 @@ def test_wrong_kind_is_named(tmp_path, published):
 ])
 def test_other_networks_are_named(tmp_path, name, expected):
     state = golden.subset(golden.load(name), 'state/')
-    assert expected in convert_error(save(tmp_path / 'model.pt', state))
+    assert expected in convert_error(golden.save_state(tmp_path / 'model.pt', state))
 
 
 def test_another_architecture_is_shown(tmp_path):
-    path = save(tmp_path / 'model.pt', {'features.0.weight': np.zeros((2, 2))})
+    path = golden.save_state(tmp_path / 'model.pt', {'features.0.weight': np.zeros((2, 2))})
     assert 'features.0.weight' in convert_error(path)
 
 
@@ -185,7 +179,7 @@ def test_missing_unexpected_and_other_shapes_are_listed_together(tmp_path, publi
     state = dict(published)
     state['surplus.weight'] = state.pop('encoder.b16.conv1.conv1.bias')
     state['encoder.b8.conv1.conv1.weight'] = np.zeros((32, 1, 5, 5), np.float32)
-    message = convert_error(save(tmp_path / 'migan.pt', state))
+    message = convert_error(golden.save_state(tmp_path / 'migan.pt', state))
     for part in ("1 missing ['encoder.b16.conv1.conv1.bias']",
                  "1 unexpected ['surplus.weight']",
                  'encoder.b8.conv1.conv1.weight has [32, 1, 5, 5], expected '
@@ -200,7 +194,7 @@ def test_widths_that_follow_no_rule(tmp_path, published):
             array = array[:array.shape[0] * 3 // 4 if array.shape[0] == 16 else None]
         return array
     state = {k: narrow(k, v) for k, v in published.items()}
-    message = convert_error(save(tmp_path / 'migan.pt', state))
+    message = convert_error(golden.save_state(tmp_path / 'migan.pt', state))
     assert 'of another shape' in message
     assert 'has [12, 16, 1, 1], expected [12, 12, 1, 1]' in message
 
@@ -210,13 +204,13 @@ def test_widths_that_follow_no_rule(tmp_path, published):
 def test_other_constants_are_refused(tmp_path, published, ending):
     name = sorted(k for k in published if k.endswith(ending))[0]
     state = {**published, name: published[name][..., ::-1, :] * np.float32(1.5) + 0.125}
-    message = convert_error(save(tmp_path / 'migan.pt', state))
+    message = convert_error(golden.save_state(tmp_path / 'migan.pt', state))
     assert name in message and '1 constants differ' in message
 
 
 def test_unexpected_constants_are_refused(tmp_path, published):
     state = {**published, 'encoder.b4.conv2.downsample.filter.weight': np.zeros(4)}
-    path = save(tmp_path / 'migan.pt', state)
+    path = golden.save_state(tmp_path / 'migan.pt', state)
     assert 'encoder.b4.conv2.downsample' in convert_error(path)
 
 
@@ -224,7 +218,7 @@ def test_nonfinite_weights(tmp_path, published):
     name = 'synthesis.b8.conv1.conv1.weight'
     state = {**published, name: published[name] * np.float32('nan')}
     with pytest.raises(torch_files.TorchFileError, match=name):
-        tool.convert(save(tmp_path / 'migan.pt', state), 'migan')
+        tool.convert(golden.save_state(tmp_path / 'migan.pt', state), 'migan')
 
 
 def leftovers(folder):
@@ -232,7 +226,7 @@ def leftovers(folder):
 
 
 def test_failures_leave_nothing(tmp_path, published):
-    path = save(tmp_path / 'migan.pt', published)
+    path = golden.save_state(tmp_path / 'migan.pt', published)
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(torch_files.TorchFileError):
         tool.run(path, 'migan', tmp_path / 'out')
@@ -241,7 +235,7 @@ def test_failures_leave_nothing(tmp_path, published):
 
 def test_failing_in_the_middle_of_writing_keeps_what_was_there(
         tmp_path, published, monkeypatch):
-    path = save(tmp_path / 'migan.pt', published)
+    path = golden.save_state(tmp_path / 'migan.pt', published)
     tool.run(path, 'migan', tmp_path / 'out')
     before = leftovers(tmp_path)
 
@@ -256,7 +250,7 @@ def test_failing_in_the_middle_of_writing_keeps_what_was_there(
 
 
 def test_existing_directories(tmp_path, published):
-    path = save(tmp_path / 'migan.pt', published)
+    path = golden.save_state(tmp_path / 'migan.pt', published)
     out = tmp_path / 'out'
     out.mkdir()
     tool.run(path, 'migan', out)
@@ -264,7 +258,7 @@ def test_existing_directories(tmp_path, published):
         tool.run(path, 'migan', out)
     changed = {k: v + np.float32(1) if k.endswith('torgb.bias') else v
                for k, v in published.items()}
-    tool.run(save(tmp_path / 'other.pt', changed), 'migan', out, overwrite=True)
+    tool.run(golden.save_state(tmp_path / 'other.pt', changed), 'migan', out, overwrite=True)
     _, _, variables = checkpoint_lib.load_deployed(str(out))
     np.testing.assert_array_equal(
         variables['params']['decoder']['b4']['torgb']['bias'],
@@ -274,7 +268,7 @@ def test_existing_directories(tmp_path, published):
 
 @pytest.mark.parametrize('content', ['photo.jpg', 'config.json'])
 def test_directories_of_others_are_never_replaced(tmp_path, published, content):
-    path = save(tmp_path / 'migan.pt', published)
+    path = golden.save_state(tmp_path / 'migan.pt', published)
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / content).write_text('{"deployed": true}')
     with pytest.raises(tool.ImportFailed, match='not written by from_torch'):
@@ -308,7 +302,7 @@ def test_training_commands_that_it_prints_go_through(
     for name in 'ab':
         Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / f'{name}.png')
     out = tmp_path / 'migan'
-    config, _ = tool.run(save(tmp_path / 'migan.pt', published), 'migan', out)
+    config, _ = tool.run(golden.save_state(tmp_path / 'migan.pt', published), 'migan', out)
     # As wide a share of the picture as 12 to 48 pixels are of 256.
     assert tuple(config.mask.brush_width) == (2, 6)
     ours = printed_config(tool.advice(config, out), tmp_path, monkeypatch)
@@ -330,7 +324,7 @@ def test_training_commands_that_it_prints_go_through(
 
 
 def test_command_line(tmp_path, published):
-    path = save(tmp_path / 'migan.pt', published)
+    path = golden.save_state(tmp_path / 'migan.pt', published)
     command = [sys.executable, tool.__file__, '--kind=migan', f'--checkpoint={path}']
     environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
     result = subprocess.run(

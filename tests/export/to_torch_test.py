@@ -33,22 +33,17 @@ TOOLS = pathlib.Path(__file__).parents[2] / 'tools'
 R = 32
 
 
-
 @pytest.fixture(scope='module')
 def published():
-    return golden.subset(golden.load('generator_inference'), 'state/')
-
-
-def save(path, state):
-    torch.save({k: torch.from_numpy(np.array(v)) for k, v in state.items()}, path)
-    return path
+    return golden.published_state()
 
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory, published):
     """A checkpoint directory of the published generator, 32 x 32."""
     folder = tmp_path_factory.mktemp('checkpoint')
-    from_torch.run(save(folder / 'migan.pt', published), 'migan', folder / 'imported')
+    path = golden.save_state(folder / 'migan.pt', published)
+    from_torch.run(path, 'migan', folder / 'imported')
     return folder / 'imported'
 
 
@@ -61,7 +56,7 @@ def noisy(tmp_path_factory, published):
         plane = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
         state[f'synthesis.b4.{conv}.noise_const'] = plane
         state[f'synthesis.b4.{conv}.noise_strength'] = np.float32(0.5)
-    from_torch.run(save(folder / 'migan.pt', state), 'migan', folder / 'imported')
+    from_torch.run(golden.save_state(folder / 'migan.pt', state), 'migan', folder / 'imported')
     return folder / 'imported'
 
 
@@ -343,7 +338,7 @@ def test_unusable_checkpoints(tmp_path):
     with pytest.raises(checkpoint_lib.CheckpointError, match='config.json'):
         exporting.run(tmp_path, tmp_path / 'out')
     state = golden.subset(golden.load('comodgan'), 'state/')
-    teacher = save(tmp_path / 'teacher.pt', state)
+    teacher = golden.save_state(tmp_path / 'teacher.pt', state)
     from_torch.run(teacher, 'comodgan', tmp_path / 'teacher')
     with pytest.raises(exporting.ExportFailed, match='Co-Mod-GAN'):
         exporting.run(tmp_path / 'teacher', tmp_path / 'out', ['onnx', 'tflite'])

@@ -14,10 +14,12 @@ from migan_jax.data import torch_files
 from migan_jax.weights import folded
 from migan_jax.weights import torch_map
 from migan_jax.export import torch_module
+from migan_jax.model import fuse
 from migan_jax.model.generator import Generator
 from migan_jax.model.layers import ConvSpec
 from migan_jax.model.ops import up2
 import golden
+from tiny import with_noise
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*torch.jit.*:DeprecationWarning')
 
@@ -33,17 +35,9 @@ def deployed(resolution, ch_base, ch_max, noise_at_4x4=True, strength=0.4):
     x = jnp.zeros((1, resolution, resolution, 4))
     variables = jax.device_get(jax.jit(model.init, static_argnums=2)(
         {'params': jax.random.key(0)}, x, 'none'))
-    rng = np.random.default_rng(0)
-
-    def filled(path, leaf):
-        if path[-1].key == 'strength':
-            return np.float32(strength)
-        if path[-1].key == 'bias':
-            return rng.standard_normal(leaf.shape).astype(np.float32)
-        if path[-1].key == 'kernel':         # as after normalisation
-            return (leaf / np.sqrt(np.square(leaf).sum((0, 1, 2)))).astype(np.float32)
-        return leaf
-    variables = jax.tree_util.tree_map_with_path(filled, variables)
+    # With kernels as after normalisation.
+    variables['params'] = jax.device_get(fuse.fuse(variables['params']))
+    variables = with_noise(variables, strength)
     apply = jax.jit(lambda variables, x: model.apply(variables, x, 'const')[0])
     return config, functools.partial(apply, variables), variables
 

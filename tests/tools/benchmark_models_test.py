@@ -5,6 +5,7 @@ import json
 import jax
 import pytest
 
+import benchmark_exports
 import benchmark_models
 from migan_jax.model import build
 
@@ -29,7 +30,7 @@ def result():
     ('migan', {}, 0.08), ('comodgan', {'up_taps': 16}, 0.01)])
 def test_hand_count_agrees_with_the_compiled_function(kind, options, beyond):
     config = benchmark_models.published_config(kind, 256)
-    compiled = benchmark_models.compile_jax(
+    compiled = benchmark_exports.compile_jax(
         config, build.abstract_variables(config, fused=True))
     by_hand = benchmark_models.counted_by_hand(config, **options)
     by_xla = benchmark_models.counted_by_xla(compiled)

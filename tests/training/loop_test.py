@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from faults import diverge
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.training import loop
 from migan_jax.training.progress import FiniteWatch
 from migan_jax.training.progress import TrainingDiverged
 from migan_jax.training import state as state_lib
-from migan_jax.training import steps as steps_lib
 import tiny
 from tiny import BATCH
 from tiny import tiny_config
@@ -151,13 +151,7 @@ def test_non_finite_losses_stop_training_and_keep_the_last_good_checkpoint(
         trained, tmp_path, monkeypatch):
     workdir = str(tmp_path)
     loop.train(tiny_config(2), workdir)
-    iterate = steps_lib.iterate
-
-    def diverging(*args):
-        state, metrics = iterate(*args)
-        return state, metrics | {'g_loss': metrics['g_loss'] * float('nan')}
-
-    monkeypatch.setattr(steps_lib, 'iterate', diverging)
+    diverge(monkeypatch)
     config = tiny_config(9)
     config.train.max_nonfinite_steps = 3
     config.checkpoint.every_kimg = BATCH / 1000

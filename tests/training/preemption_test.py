@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from faults import diverge
 from migan_jax.evaluation import step as evaluation_step
 from migan_jax.training import loop
 from migan_jax.training.preemption import Notice
@@ -61,13 +62,7 @@ def test_signal_during_an_evaluation_does_not_wait_for_its_end(tmp_path, monkeyp
 
 def test_non_finite_state_is_not_saved_for_a_signal(tmp_path, monkeypatch):
     loop.train(tiny_config(1), str(tmp_path))
-    iterate = steps_lib.iterate
-
-    def diverging(*args):
-        state, metrics = iterate(*args)
-        return state, metrics | {'g_loss': metrics['g_loss'] * float('nan')}
-
-    monkeypatch.setattr(steps_lib, 'iterate', diverging)
+    diverge(monkeypatch)
     send_before(monkeypatch, steps_lib, 'iterate', 2, signal.SIGTERM)
     with pytest.raises(Preempted, match='after iteration 3 .*holds iteration 1'):
         loop.train(tiny_config(9), str(tmp_path))

@@ -22,19 +22,14 @@ from migan_jax.export import onnx_pipeline
 import published_torch
 from tiny import random_deployed
 from tiny import tiny_config
+from tiny import with_noise
 
 SIDE = 32
 
 
 @functools.cache
-def published():
-    """The state dict of a published deployed generator, 32 x 32."""
-    return golden.subset(golden.load('generator_inference'), 'state/')
-
-
-@functools.cache
 def exported(kind='core', way='nearest', **options):
-    return getattr(published_torch, kind)(published(), SIDE, way, **options)
+    return getattr(published_torch, kind)(golden.published_state(), SIDE, way, **options)
 
 
 def copy_of(model):
@@ -74,7 +69,7 @@ def check_equal(tensors, state, tolerance=0.0):
 @pytest.mark.parametrize('way', ['nearest', 'transposed'])
 def test_published_exports_come_back_exactly(tmp_path, kind, way, options):
     file = read(tmp_path, exported(kind, way, **options))
-    check_equal(file.tensors, published())
+    check_equal(file.tensors, golden.published_state())
     assert file.kind == 'ONNX graph'
     # The blur of the pipeline is no weight, and is said to be left.
     assert any('blur [1, 1, 5, 5]' in note for note in file.notes) == (
@@ -84,7 +79,7 @@ def test_published_exports_come_back_exactly(tmp_path, kind, way, options):
 def test_without_constant_folding_noise_keeps_its_strength(tmp_path):
     file = read(tmp_path, exported(fold=False))
     for name, array in file.tensors.items():
-        np.testing.assert_array_equal(array, published()[name], err_msg=name)
+        np.testing.assert_array_equal(array, golden.published_state()[name], err_msg=name)
 
 
 def test_the_stand_in_is_the_published_network():
@@ -114,7 +109,7 @@ def test_names_and_order_of_initialisers_tell_nothing(tmp_path):
     ordered = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
     del model.graph.initializer[:]
     model.graph.initializer.extend(ordered)
-    check_equal(read(tmp_path, model).tensors, published())
+    check_equal(read(tmp_path, model).tensors, golden.published_state())
 
 
 @pytest.mark.parametrize('form', ['right', 'left'])
@@ -135,7 +130,7 @@ def test_pointwise_layers_as_matrix_products(tmp_path, form):
     assert changed > 5
     replace_nodes(model, nodes)
     drop_unread(model)
-    check_equal(read(tmp_path, model).tensors, published())
+    check_equal(read(tmp_path, model).tensors, golden.published_state())
 
 
 def products(model, node, matrix, name):
@@ -198,7 +193,7 @@ def test_after_onnxruntime_has_optimised_it(tmp_path, way):
     onnxruntime.InferenceSession(model.SerializeToString(), options)
     optimised = onnx.load(tmp_path / 'optimised.onnx')
     assert len(optimised.graph.node) < len(model.graph.node)
-    check_equal(read(tmp_path, optimised).tensors, published(), 3e-7)
+    check_equal(read(tmp_path, optimised).tensors, golden.published_state(), 3e-7)
 
 
 def test_upsampling_as_one_transposed_convolution(tmp_path):
@@ -216,7 +211,7 @@ def test_upsampling_as_one_transposed_convolution(tmp_path):
                 group=len(graph.constant(node.input[1])))
         nodes.append(node)
     replace_nodes(model, nodes)
-    check_equal(read(tmp_path, model).tensors, published())
+    check_equal(read(tmp_path, model).tensors, golden.published_state())
 
 
 # --- our own exports ----------------------------------------------------------------
@@ -229,15 +224,7 @@ def ours(noise_at_4x4=True, strength=0.4):
     with config.unlocked():
         config.model.resolution, config.model.ch_base = SIDE, 128
         config.model.noise_at_4x4 = noise_at_4x4
-    rng = np.random.default_rng(0)
-
-    def filled(path, leaf):
-        if path[-1].key == 'strength':
-            return np.float32(strength)
-        if path[-1].key == 'bias':
-            return rng.standard_normal(leaf.shape).astype(np.float32)
-        return leaf
-    return config, jax.tree_util.tree_map_with_path(filled, random_deployed(config))
+    return config, with_noise(random_deployed(config), strength)
 
 
 def state_of(config, variables):

@@ -35,7 +35,7 @@ SIDE = 32
 def published(side=SIDE):
     """A published state dict: the golden's, or drawn at the published widths."""
     if side == SIDE:
-        return golden.subset(golden.load('generator_inference'), 'state/')
+        return golden.published_state()
     config = importing.deployed_config()
     config.model.resolution = side
     rng = np.random.default_rng(0)
