@@ -20,7 +20,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from migan_jax.devices import replicate
 from migan_jax import storage
 from migan_jax.training import inputs
 from migan_jax.training import loop
+from migan_jax.training.progress import memory_gib
 from migan_jax.training import state as state_lib
 from migan_jax.training import steps as steps_lib
 
@@ -86,8 +86,7 @@ def time_steps(config: ml_collections.ConfigDict, repeats: int) -> dict[str, Any
             seconds.append(time.perf_counter() - began)
         result[f'{name}_median_s'] = statistics.median(seconds)
         result[f'{name}_min_s'] = min(seconds)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result['peak_host_memory_gib'] = kilobytes / 2**20
+    result['peak_host_memory_gib'] = memory_gib()['host_gib']
     return result
 
 

@@ -29,8 +29,6 @@ from migan_jax.data import batches as batches_lib
 from migan_jax.data import images
 from migan_jax.data import sources
 
-KINDS = ('folder', 'zip', 'tfds')
-
 
 def jpeg_files(count: int, side: int) -> Iterator[bytes]:
     """Bytes of `count` JPEG files, side x side, quality 90."""

@@ -51,8 +51,10 @@ from migan_jax.export import onnx_half
 from migan_jax.model import topology
 from migan_jax.export import torch_module
 from migan_jax.model import build
+from migan_jax.model import io as model_io
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import NEGATIVE_SLOPE
 from migan_jax.model.ops import SQRT2
 
 PICTURES = {'1080p': (1080, 1920), '12MP': (3000, 4000)}
@@ -89,7 +91,7 @@ class _PlainBuilder:
         return self.graph.op(op_type, *inputs, **attributes)
 
     def activate(self, x):
-        x = self.op('LeakyRelu', x, alpha=onnx_core.NEGATIVE_SLOPE)
+        x = self.op('LeakyRelu', x, alpha=NEGATIVE_SLOPE)
         x = self.op('Mul', x, np.float32(SQRT2))
         return self.op('Clip', x, np.float32(-CLAMP), np.float32(CLAMP))
 
@@ -173,7 +175,7 @@ class _PlainModule(torch.nn.Module):
         return topology.walk(self, x, self.resolution)
 
     def activate(self, x):
-        x = functional.leaky_relu(x, onnx_core.NEGATIVE_SLOPE) * SQRT2
+        x = functional.leaky_relu(x, NEGATIVE_SLOPE) * SQRT2
         return x.clamp(-CLAMP, CLAMP)
 
     def fir(self, x, gain, stride, before, after):
@@ -278,13 +280,35 @@ def torchscript_job(config: ml_collections.ConfigDict, variables: Mapping[str, A
     return run
 
 
-def jax_job(config: ml_collections.ConfigDict, variables: Mapping[str, Any],
-            x: np.ndarray) -> Callable[[], jax.Array]:
-    """Function that runs the deployed generator on f32[1, 4, R, R]."""
+def network_inputs(config: ml_collections.ConfigDict) -> list[np.ndarray]:
+    """One image's input f32[1, R, R, 4] and, for Co-Mod-GAN, its z f32[1, z_dim].
+
+    Mask 1 = known; the hole is a square in the middle.
+    """
+    rng = np.random.default_rng(0)
+    r = config.model.resolution
+    mask = np.ones((1, r, r, 1), np.float32)
+    mask[:, r // 4:3 * r // 4, r // 4:3 * r // 4] = 0
+    image = rng.uniform(-1, 1, (1, r, r, 3)).astype(np.float32)
+    x = [model_io.model_input(image, mask)]
+    if build.is_comodgan(config):
+        x.append(rng.standard_normal((1, config.model.comodgan.z_dim), np.float32))
+    return x
+
+
+def compile_jax(config: ml_collections.ConfigDict,
+                variables: Mapping[str, Any]) -> jax.stages.Compiled:
+    """The compiled function of variables and `network_inputs`."""
     generator = build.build_generator(config, fused=True)
-    paint = jax.jit(functools.partial(build.deployed_forward, generator))
-    variables, x = jax.device_put((variables, x.transpose(0, 2, 3, 1)))
-    return lambda: jax.block_until_ready(paint(variables, x))
+    paint = functools.partial(build.deployed_forward, generator)
+    return jax.jit(paint).lower(variables, *network_inputs(config)).compile()
+
+
+def jax_job(config: ml_collections.ConfigDict, compiled: jax.stages.Compiled,
+            variables: Mapping[str, Any]) -> Callable[[], jax.Array]:
+    """A call of the compiled function, waited for."""
+    arguments = jax.device_put((variables, *network_inputs(config)))
+    return lambda: jax.block_until_ready(compiled(*arguments))
 
 
 def other_runtimes(config: ml_collections.ConfigDict, variables: Mapping[str, Any],
@@ -405,18 +429,13 @@ def measure(resolution: int, threads: int, repeats: int,
     clamped, _ = session(onnx_core.build_core(config, variables), threads)
     pipeline, pipeline_mb = session(
         onnx_pipeline.build_pipeline(config, variables, largest=largest), threads)
-    # What the model sees: [mask - 0.5, image * mask] of a hole in the middle.
-    x = np.random.default_rng(0).uniform(-1, 1, (1, 4, resolution, resolution))
-    known = picture_feed(resolution, resolution)['mask'] == 255
-    x = np.where(known, x, 0).astype(np.float32)
-    x[:, :1] = known - 0.5
-    x = {'input': x}
+    x = {'input': np.ascontiguousarray(network_inputs(config)[0].transpose(0, 3, 1, 2))}
     sizes = {f'{resolution}x{resolution}': (resolution, resolution),
              **(PICTURES if pictures is None else pictures)}
     jobs = {name: functools.partial(runner.run, None, x) for name, runner in (
         ('plain', plain), ('core', core), ('half', half), ('clamped', clamped))}
     jobs['torchscript'] = torchscript_job(config, variables, x['input'], threads)
-    jobs['jax'] = jax_job(config, variables, x['input'])
+    jobs['jax'] = jax_job(config, compile_jax(config, variables), variables)
     jobs |= other_runtimes(config, variables, largest, x['input'], plain_model,
                            core_model, threads)
     for name, size in sizes.items():

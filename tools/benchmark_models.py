@@ -69,30 +69,6 @@ def published_config(kind: str, resolution: int) -> ml_collections.ConfigDict:
     return config
 
 
-def inputs(config: ml_collections.ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    """One image's inputs: f32[1, R, R, 4] ([mask - 0.5, image * mask]), f32[1, z_dim].
-
-    Mask 1 = known; the hole is a square in the middle.
-    """
-    rng = np.random.default_rng(0)
-    r = config.model.resolution
-    mask = np.ones((1, r, r, 1), np.float32)
-    mask[:, r // 4:3 * r // 4, r // 4:3 * r // 4] = 0
-    image = rng.uniform(-1, 1, (1, r, r, 3)).astype(np.float32)
-    z = rng.standard_normal((1, config.model.comodgan.z_dim), np.float32)
-    return np.concatenate([mask - 0.5, image * mask], -1), z
-
-
-def compile_jax(config: ml_collections.ConfigDict,
-                variables: Mapping[str, Any]) -> jax.stages.Compiled:
-    """The compiled JAX function of variables, x and, for Co-Mod-GAN, z."""
-    generator = build.build_generator(config, fused=True)
-    paint = functools.partial(build.deployed_forward, generator)
-    x, z = inputs(config)
-    return jax.jit(paint).lower(
-        variables, x, *([z] if build.is_comodgan(config) else [])).compile()
-
-
 def counted_by_xla(compiled: jax.stages.Compiled) -> float:
     """Multiply-adds that XLA counts in a compiled function: half its flops."""
     return compiled.cost_analysis()['flops'] / 2
@@ -177,9 +153,8 @@ def counted_by_hand(config: ml_collections.ConfigDict, **options: int) -> int:
 
 def onnx_feed(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
     """{input name: array} of the export."""
-    x, z = inputs(config)
-    feed = {'input': np.ascontiguousarray(x.transpose(0, 3, 1, 2))}
-    return feed | ({'z': z} if build.is_comodgan(config) else {})
+    x, *z = benchmark_exports.network_inputs(config)
+    return {'input': np.ascontiguousarray(x.transpose(0, 3, 1, 2)), **dict(zip(['z'], z))}
 
 
 def statistics_of(seconds: Sequence[float]) -> dict[str, float]:
@@ -241,7 +216,8 @@ def measure(configs: Mapping[str, ml_collections.ConfigDict], threads: int, repe
     figures, exports, jobs = {}, {}, {}
     for kind, config in configs.items():
         variables = benchmark_exports.random_variables(config)
-        compiled = compile_jax(config, variables)
+        compiled = benchmark_exports.compile_jax(config, variables)
+        jobs[kind, 'jax'] = benchmark_exports.jax_job(config, compiled, variables)
         exports[kind] = onnx_graph(config, variables)
         session, megabytes = benchmark_exports.session(exports[kind], threads)
         figures[kind] = {
@@ -250,7 +226,6 @@ def measure(configs: Mapping[str, ml_collections.ConfigDict], threads: int, repe
             'multiply_adds_xla': counted_by_xla(compiled),
             'onnx_mb': megabytes,
         }
-        jobs[kind, 'jax'] = jax_job(config, compiled, variables)
         jobs[kind, 'onnx'] = functools.partial(session.run, None, onnx_feed(config))
     for (kind, runtime), seconds in benchmark_exports.time_in_turns(
             jobs, repeats, clock).items():
@@ -275,15 +250,6 @@ def onnx_graph(config: ml_collections.ConfigDict,
     """The ONNX export of a model, as tools/to_torch.py writes it."""
     return comodgan_onnx.builder_of(config)(
         config, variables, largest=clamps.measure(config, variables))
-
-
-def jax_job(config: ml_collections.ConfigDict, compiled: jax.stages.Compiled,
-            variables: Mapping[str, Any]) -> Callable[[], jax.Array]:
-    """A call of the compiled function, waited for."""
-    x, z = inputs(config)
-    arguments = jax.device_put(
-        (variables, x, z) if build.is_comodgan(config) else (variables, x))
-    return lambda: jax.block_until_ready(compiled(*arguments))
 
 
 def table(result: Mapping[str, Any]) -> list[str]:

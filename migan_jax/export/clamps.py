@@ -47,7 +47,7 @@ def measure(config: ml_collections.ConfigDict, variables: Mapping[str, Any],
     samples = comparison.model_inputs(
         [*comparison.random_pictures(resolution),
          *comparison.extreme_pictures(resolution), *pictures], resolution)
-    # One at a time; of a Co-Mod-GAN each with a z of its own.
+    # One at a time; for a Co-Mod-GAN each has a z of its own.
     for x, *z in zip(*comparison.network_inputs(config, samples)):
         inputs = np.ascontiguousarray(x.transpose(2, 0, 1)), *z
         values = session.run(names, {

@@ -31,6 +31,7 @@ from migan_jax.model.layers import check_resolution
 from migan_jax.model.layers import resolutions
 from migan_jax.model.ops import EPS
 from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import NEGATIVE_SLOPE
 from migan_jax.model.ops import SQRT2
 
 # Bound of values that nothing is known of.
@@ -54,7 +55,7 @@ class _Builder(onnx_core.CoreBuilder):
 
     def limit(self, x, name):
         """Leaky ReLU, called `name`, and clamp of a value of unknown range."""
-        x = self.graph.op('LeakyRelu', x, alpha=onnx_core.NEGATIVE_SLOPE, output=name)
+        x = self.graph.op('LeakyRelu', x, alpha=NEGATIVE_SLOPE, output=name)
         if not self.must_clamp(UNKNOWN, name):
             return x
         limit = np.float32(onnx_core.LIMIT)

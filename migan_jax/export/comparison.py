@@ -41,7 +41,7 @@ def random_pictures(resolution: int, count: int = 2) -> list[Picture]:
 def extreme_pictures(resolution: int) -> list[Picture]:
     """Flat colours, chequers, and holes of half and all of the picture, R x R."""
     whole = np.ones((resolution, resolution), bool)
-    corners = np.indices((2, 2, 2)).reshape(3, -1).T          # of the RGB cube
+    corners = np.indices((2, 2, 2)).reshape(3, -1).T   # of the RGB cube
     images = [np.broadcast_to(corner, (*whole.shape, 3)) for corner in corners]
     rows, columns = np.indices(whole.shape)
     for size in (1, resolution // 8):

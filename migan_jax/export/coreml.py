@@ -29,6 +29,7 @@ from migan_jax.export import onnx_core
 from migan_jax.model import topology
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import NEGATIVE_SLOPE
 from migan_jax.model.ops import SQRT2
 
 
@@ -41,11 +42,10 @@ class _Operators:
         self.largest = largest
 
     def activation(self, x, name):
-        x = mb.leaky_relu(x=x, alpha=onnx_core.NEGATIVE_SLOPE)
-        # Written so that NaN is clamped.
-        if self.largest is not None and self.largest[name] < onnx_core.KEPT_FROM:
-            return x
-        return mb.clip(x=x, alpha=-CLAMP, beta=CLAMP)
+        x = mb.leaky_relu(x=x, alpha=NEGATIVE_SLOPE)
+        if onnx_core.keeps_clamp(self.largest, name):
+            x = mb.clip(x=x, alpha=-CLAMP, beta=CLAMP)
+        return x
 
     def conv(self, x, kernel, bias=None, *, groups=1, stride=1, padding=0):
         biased = {} if bias is None else {'bias': np.asarray(bias, np.float32)}

@@ -1,6 +1,6 @@
 """The deployed generator for ExecuTorch, lowered to one backend as a whole.
 
-Of `static_module` each backend takes everything: XNNPACK for CPUs, Vulkan for the GPUs
+Each backend takes all operators of `static_module`: XNNPACK for CPUs, Vulkan for the GPUs
 of Android, Core ML for Apple's neural engine and GPUs.
 """
 

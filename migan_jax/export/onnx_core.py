@@ -38,13 +38,12 @@ from migan_jax.model import topology
 from migan_jax.model.layers import check_resolution
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import NEGATIVE_SLOPE
 from migan_jax.model.ops import SQRT2
 
 # Both are old enough for onnxruntime-web 1.17.
 OPSET = 17
 IR_VERSION = 8
-
-NEGATIVE_SLOPE = 0.2
 
 # After a nearest resize by 2, the FIR upsampling along one axis.
 UP_TAPS = (1 / 4, 2 / 4, 1 / 4)
@@ -242,10 +241,7 @@ class CoreBuilder:
         # Room for rounding between the bounds and the graph's float32.
         if bound < 0.999 * LIMIT:
             return False
-        if self.largest is None:
-            return True
-        # Written so that NaN is clamped.
-        return not self.largest[name] < KEPT_FROM
+        return keeps_clamp(self.largest, name)
 
     def activate(self, x: Feature, name: str) -> Feature:
         """Leaky ReLU and, where it can bind, the clamp; gain left to the reader.
@@ -372,6 +368,17 @@ class CoreBuilder:
         params = layer.of(self.params)
         kernel = SQRT2 * oihw(params['pointwise']['kernel'])
         return self.conv(x, kernel, params['bias'])
+
+
+def keeps_clamp(largest: Mapping[str, float] | None, name: str) -> bool:
+    """Whether an activation keeps its clamp.
+
+    Args:
+      largest: {activation: the largest magnitude that was measured}; None keeps all.
+      name: of the activation.
+    """
+    # Written so that NaN is clamped.
+    return largest is None or not largest[name] < KEPT_FROM
 
 
 def oihw(kernel: np.typing.ArrayLike) -> np.ndarray:

@@ -45,7 +45,7 @@ def clamps_of(model: Model, options: Options
 
 def write_onnx(model: Model, path: pathlib.Path, options: Options) -> dict[str, float]:
     largest, said, notes = clamps_of(model, options)
-    # Which a Co-Mod-GAN has not, see `exporting.check_comodgan_has`.
+    # A Co-Mod-GAN has no such option, see `exporting.check_comodgan_has`.
     size = {'dynamic_size': True} if options.dynamic_size else {}
     save_onnx(comodgan_onnx.builder_of(model.config)(
         model.config, model.variables, largest=largest, metadata=model.metadata | said,

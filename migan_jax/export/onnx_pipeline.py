@@ -46,8 +46,8 @@ class _PipelineBuilder:
     def checked(self, image, mask):
         """The mask; running the graph fails where its size is not the image's.
 
-        Of the operators that every runtime has, Concat is the one that refuses. Without
-        it, a mask of another size would paint elsewhere.
+        Concat does that: it is the only operator of every runtime that refuses other sizes.
+        Without it, a mask of another size would paint elsewhere.
         """
         both = self.op('Concat', image, mask, axis=1,
                        output='mask_must_have_the_size_of_the_image')

@@ -1,14 +1,10 @@
 """Files for the runtimes of phones, whose libraries take seconds to import."""
 
-import collections
 from collections.abc import Callable
+import importlib
 import json
-import os
 import pathlib
 from typing import Any
-
-import ml_collections
-import numpy as np
 
 from migan_jax.export import comparison
 from migan_jax.export.models import Format
@@ -20,32 +16,30 @@ from migan_jax.export.models import Options
 from migan_jax import quiet
 
 
+def _in(module: str, function: str) -> Callable[..., Any]:
+    """A function of a path, in a module that is imported when it is called."""
+    def call(path, *_):
+        imported = importlib.import_module(f'migan_jax.export.{module}')
+        return getattr(imported, function)(path)
+    return call
+
+
+def _largest(model: Model, options: Options) -> dict[str, float] | None:
+    """What `largest` of the builders is."""
+    return None if options.keep_clamps else model.largest()
+
+
 def write_tflite(model: Model, path: pathlib.Path, options: Options) -> None:
     from migan_jax.export import tflite
 
     metadata = model.metadata | {'layout': 'NHWC'}
     path.write_bytes(tflite.build_tflite(
         model.config, model.variables, half=options.half,
-        largest=None if options.keep_clamps else model.largest(),
-        description=json.dumps(metadata)))
+        largest=_largest(model, options), description=json.dumps(metadata)))
 
 
-def run_tflite(path: os.PathLike | str,
-               config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
-    del config
-    from migan_jax.export import tflite
-
-    return tflite.load_generator(path)
-
-
-def count_tflite(path: os.PathLike | str) -> dict[str, int]:
-    from migan_jax.export import tflite
-
-    return tflite.operators(path)
-
-
-TFLITE = Format('migan.tflite', write_tflite, run_tflite, count_tflite,
-                lacks=lacks_plain_convolutions)
+TFLITE = Format('migan.tflite', write_tflite, _in('tflite', 'load_generator'),
+                _in('tflite', 'operators'), lacks=lacks_plain_convolutions)
 
 
 def write_coreml(model: Model, path: pathlib.Path, options: Options) -> None:
@@ -53,8 +47,7 @@ def write_coreml(model: Model, path: pathlib.Path, options: Options) -> None:
 
     coreml.write_core(
         model.config, model.variables, path, half=options.half,
-        largest=None if options.keep_clamps else model.largest(),
-        metadata=model.metadata)
+        largest=_largest(model, options), metadata=model.metadata)
 
 
 def write_coreml_image(model: Model, path: pathlib.Path, options: Options) -> None:
@@ -62,34 +55,11 @@ def write_coreml_image(model: Model, path: pathlib.Path, options: Options) -> No
 
     coreml.write_image(
         model.config, model.variables, path, half=options.half,
-        largest=None if options.keep_clamps else model.largest(),
+        largest=_largest(model, options),
         metadata=model.metadata | {
             'input': 'image RGB, mask greyscale; output painted RGB, composited',
             'mask_polarity': '255 = known, any smaller value = hole',
             'channel_order': 'red, green, blue', 'value_range': '0 to 255'})
-
-
-def run_coreml(path: os.PathLike | str,
-               config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
-    del config
-    from migan_jax.export import coreml
-
-    return coreml.load_generator(path)
-
-
-def run_coreml_image(path: os.PathLike | str, config: ml_collections.ConfigDict
-                     ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """u8[R, R, 3], u8[R, R] (255 = known) -> f32[R, R, 3], levels."""
-    del config
-    from migan_jax.export import coreml
-
-    return coreml.load_painter(path)
-
-
-def count_coreml(path: os.PathLike | str) -> collections.Counter[str]:
-    from migan_jax.export import coreml
-
-    return coreml.operators(path)
 
 
 def needs(package: str, extra: str) -> Callable[[Model, Options], str | None]:
@@ -100,10 +70,11 @@ def needs(package: str, extra: str) -> Callable[[Model, Options], str | None]:
     return lacks
 
 
-COREML = Format('migan.mlpackage', write_coreml, run_coreml, count_coreml,
-                lacks=needs('coremltools', 'coreml'))
-COREML_IMAGE = Format('migan_image.mlpackage', write_coreml_image, run_coreml_image,
-                      count_coreml, compare=comparison.composite_differences,
+COREML = Format('migan.mlpackage', write_coreml, _in('coreml', 'load_generator'),
+                _in('coreml', 'operators'), lacks=needs('coremltools', 'coreml'))
+COREML_IMAGE = Format('migan_image.mlpackage', write_coreml_image,
+                      _in('coreml', 'load_painter'), _in('coreml', 'operators'),
+                      compare=comparison.composite_differences,
                       lacks=needs('coremltools', 'coreml'))
 
 
@@ -112,21 +83,7 @@ def write_executorch(model: Model, path: pathlib.Path, options: Options) -> None
 
     path.write_bytes(executorch.build_executorch(
         model.config, model.variables,
-        None if options.keep_clamps else model.largest()))
-
-
-def run_executorch(path: os.PathLike | str,
-                   config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
-    del config
-    from migan_jax.export import executorch
-
-    return executorch.load_generator(path)
-
-
-def count_executorch(path: os.PathLike | str) -> collections.Counter[str]:
-    from migan_jax.export import executorch
-
-    return executorch.operators(path)
+        _largest(model, options)))
 
 
 def lacks_of_executorch(model: Model, options: Options) -> str | None:
@@ -137,8 +94,8 @@ def lacks_of_executorch(model: Model, options: Options) -> str | None:
     return needs('executorch', 'executorch')(model, options)
 
 
-EXECUTORCH = Format('migan.pte', write_executorch, run_executorch, count_executorch,
-                    lacks=lacks_of_executorch)
+EXECUTORCH = Format('migan.pte', write_executorch, _in('executorch', 'load_generator'),
+                    _in('executorch', 'operators'), lacks=lacks_of_executorch)
 
 
 def write_executorch_vulkan(model: Model, path: pathlib.Path,
@@ -163,7 +120,7 @@ def _write_delegated(model, path, options, partitioner):
     with quiet.stderr_unless_it_fails():
         program, generate = executorch.build_delegated(
             model.config, model.variables, partitioner,
-            None if options.keep_clamps else model.largest())
+            _largest(model, options))
     path.write_bytes(program)
     resolution = model.config.model.resolution
     return {'handed_over': comparison.differences(
@@ -176,9 +133,9 @@ def lacks_of_executorch_coreml(model: Model, options: Options) -> str | None:
 
 
 EXECUTORCH_VULKAN = Format('migan_vulkan.pte', write_executorch_vulkan, None,
-                           count_executorch, lacks=lacks_of_executorch)
+                           _in('executorch', 'operators'), lacks=lacks_of_executorch)
 EXECUTORCH_COREML = Format('migan_coreml.pte', write_executorch_coreml, None,
-                           count_executorch, lacks=lacks_of_executorch_coreml)
+                           _in('executorch', 'operators'), lacks=lacks_of_executorch_coreml)
 
 
 def write_ncnn(model: Model, path: pathlib.Path, options: Options) -> None:
@@ -186,22 +143,8 @@ def write_ncnn(model: Model, path: pathlib.Path, options: Options) -> None:
 
     ncnn_files.write_ncnn(
         model.config, model.variables, path, half=options.half,
-        largest=None if options.keep_clamps else model.largest())
+        largest=_largest(model, options))
 
 
-def run_ncnn(path: os.PathLike | str,
-             config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
-    del config
-    from migan_jax.export import ncnn_files
-
-    return ncnn_files.load_generator(path)
-
-
-def count_ncnn(path: os.PathLike | str) -> collections.Counter[str]:
-    from migan_jax.export import ncnn_files
-
-    return ncnn_files.operators(path)
-
-
-NCNN = Format('migan_ncnn', write_ncnn, run_ncnn, count_ncnn,
-              lacks=needs('pnnx', 'ncnn'))
+NCNN = Format('migan_ncnn', write_ncnn, _in('ncnn_files', 'load_generator'),
+              _in('ncnn_files', 'operators'), lacks=needs('pnnx', 'ncnn'))

@@ -23,6 +23,7 @@ from migan_jax.model import topology
 from migan_jax.export.torch_module import tensor_of
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import NEGATIVE_SLOPE
 from migan_jax.model.ops import SQRT2
 
 
@@ -81,11 +82,10 @@ class StaticGenerator(nn.Module):
     # The operators of `topology.walk`.
 
     def activation(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        x = functional.leaky_relu(x, onnx_core.NEGATIVE_SLOPE)
-        # Written so that NaN is clamped.
-        if self.largest is not None and self.largest[name] < onnx_core.KEPT_FROM:
-            return x
-        return x.clamp(-CLAMP, CLAMP)
+        x = functional.leaky_relu(x, NEGATIVE_SLOPE)
+        if onnx_core.keeps_clamp(self.largest, name):
+            x = x.clamp(-CLAMP, CLAMP)
+        return x
 
     def fromrgb(self, x: torch.Tensor, layer: topology.Layer) -> torch.Tensor:
         return self.activation(self.torgb(x, layer), str(layer))

@@ -25,6 +25,7 @@ from migan_jax.model import fill
 from migan_jax.model import topology
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import NEGATIVE_SLOPE
 from migan_jax.model.ops import SQRT2
 
 
@@ -101,11 +102,10 @@ class _Operators:
         self.largest = largest
 
     def activation(self, x, name):
-        x = tf.nn.leaky_relu(x, onnx_core.NEGATIVE_SLOPE)
-        # Written so that NaN is clamped.
-        if self.largest is not None and self.largest[name] < onnx_core.KEPT_FROM:
-            return x
-        return tf.minimum(tf.maximum(x, -CLAMP), CLAMP)
+        x = tf.nn.leaky_relu(x, NEGATIVE_SLOPE)
+        if onnx_core.keeps_clamp(self.largest, name):
+            x = tf.minimum(tf.maximum(x, -CLAMP), CLAMP)
+        return x
 
     def fromrgb(self, x, layer):
         return self.activation(

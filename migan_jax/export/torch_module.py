@@ -26,6 +26,7 @@ from migan_jax.model.fill import SMALLEST_SHARE
 from migan_jax.model import topology
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
+from migan_jax.model.ops import NEGATIVE_SLOPE
 from migan_jax.model.ops import SQRT2
 from migan_jax.weights import torch_map
 from migan_jax.weights.folded import BLOCK_TENSORS
@@ -33,7 +34,7 @@ from migan_jax.weights.folded import BLOCK_TENSORS
 
 def activation(x: torch.Tensor) -> torch.Tensor:
     """Leaky ReLU clamped to +-256, in place; its sqrt(2) is in the weights."""
-    return functional.leaky_relu(x, 0.2, inplace=True).clamp_(-CLAMP, CLAMP)
+    return functional.leaky_relu(x, NEGATIVE_SLOPE, inplace=True).clamp_(-CLAMP, CLAMP)
 
 
 def up2(x: torch.Tensor) -> torch.Tensor:
