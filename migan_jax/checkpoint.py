@@ -23,7 +23,8 @@ import jax
 import ml_collections
 import numpy as np
 
-with epy.lazy_imports():   # a fifth of a second, and saved models do without
+# Importing it takes a fifth of a second, and saved models do without it.
+with epy.lazy_imports():
     import orbax.checkpoint as ocp
 
 from migan_jax.model import build
@@ -31,7 +32,7 @@ from migan_jax import storage
 from migan_jax.devices import Array
 from migan_jax.weights import opening
 
-# Name among a checkpoint's figures of what they were measured on.
+# Under this name a checkpoint's figures hold the `evaluation_setting` they were measured in.
 SETTING = 'setting'
 # Groups of a config, and their fields, that two comparable evaluations have in common.
 _SETTING_FIELDS = {
@@ -129,7 +130,7 @@ def differing_fields(config: ml_collections.ConfigDict, saved: ml_collections.Co
     lines = []
     for name in sorted(set(config) | set(saved)):
         if name == 'fill_passes' and not (config.get('fill') or saved.get('fill')):
-            continue   # of what neither has
+            continue   # neither has the fill whose passes these are
         ours, theirs = config.get(name, 'absent'), saved.get(name, 'absent')
         if isinstance(ours, ml_collections.ConfigDict) and isinstance(
                 theirs, ml_collections.ConfigDict):
@@ -186,8 +187,8 @@ def checkpoint_manager(directory: str | os.PathLike, *, keep_last: int = 2, metr
                        in_background: bool = True) -> 'ocp.CheckpointManager':
     """Orbax CheckpointManager of DIR/checkpoints: last K and best.
 
-    Of this process alone: of several, each that opens one reads or writes by itself, and
-    none waits for another.
+    It belongs to this process alone: where a run has several, each one that opens a manager
+    reads or writes by itself, and none waits for another.
 
     Args:
       directory: workdir.

@@ -11,7 +11,7 @@ from etils import epath
 # What is asked of storage before a run or a tool relies on it is answered in this time,
 # or counts as not answered: the libraries below repeat themselves for minutes.
 ANSWER_S = 25
-# Within it: a request, and its repetitions.
+# Within that time: seconds for one request, and for its repetitions.
 _REQUEST_S, _REPEATS_S = 8, 18
 
 
@@ -140,7 +140,7 @@ def _try_bucket(directory, write):
     all, and of none whose fault it is.
     """
     try:
-        # Which reads and writes files there for all of us.
+        # TensorFlow reads and writes the files there.
         if importlib.util.find_spec('tensorflow') is None:
             raise ImportError
         from google.cloud import storage

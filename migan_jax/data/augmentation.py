@@ -13,7 +13,7 @@ _MAX_LOG_GAMMA = 0.5
 
 
 def augmented(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A picture by chance turned, with other colours and another brightness.
+    """A picture turned by chance, with other colours and another brightness.
 
     Turned by 0, 90, 180 or 270 degrees, channels in one of their six orders, negative
     half of the times, and levels v in [0, 1] to v^g, where log g is even in

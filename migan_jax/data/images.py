@@ -50,7 +50,8 @@ PREVIEWS = ('@eaDir', '__MACOSX', '.thumbnails')
 _MAX_JPEG_BYTES = 2**26
 # Start of image, then a segment.
 _JPEG = b'\xff\xd8\xff'
-# Of EXIF and XMP data, which may turn the picture, and of files with several pictures.
+# These words stand in EXIF and XMP data, which may turn the picture, and in files with
+# several pictures.
 _NOT_PLAIN = (b'Exif\0\0', b'Orientation', b'MPF\0')
 
 # Only these decoders see a file's bytes, whatever its name says: among Pillow's other
@@ -115,7 +116,7 @@ def _plain_jpeg(file, max_pixels, min_side):
     try:
         data = _jpeg_bytes(file)
         header = data and _jpeg_header(data)
-        # Of other pictures in the same file, and of rotations, Pillow knows.
+        # Pillow knows how to deal with rotations and with other pictures in the same file.
         if header is None or any(word in header for word in _NOT_PLAIN):
             return None
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Objects in one mask, at most, and the waves around each: 2 stretches it, higher ones
+# The most objects in one mask, and the waves around each: wave 2 stretches it, higher ones
 # make lobes; amplitudes fall with the number.
 _OBJECTS = 3
 _WAVES = np.arange(2, 7, dtype=np.float32)

@@ -254,7 +254,7 @@ class ZipSource(_IndexedSource):
             raise images.UnreadableImage(
                 f'{name}: {info.compress_size:,} bytes that expand to {size:,}, as no '
                 'image does; remove it')
-        # Of these two only, zipfile never expands more than it is asked for.
+        # Only with these two does zipfile never expand more than it is asked for.
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise images.UnreadableImage(
                 f'{name}: compression method {info.compress_type}; pack it again, '

@@ -46,7 +46,8 @@ class TorchFile(NamedTuple):
     kind: str
 
 
-# Of several state dicts in one file the average is what is evaluated and exported.
+# Where a file holds several state dicts, the one of the average is read: it is what is
+# evaluated and exported.
 _PREFERRED = ('G_ema', 'g_ema', 'ema')
 
 # No generator has a thousand layers; a pickle of a few bytes can unfold to more.
@@ -285,7 +286,7 @@ def _read_state_dict(path):
     """The one dict of tensors in a file of torch.save: {name: torch.Tensor}."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')          # of pickle protocols
+            warnings.simplefilter('ignore')   # about pickle protocols
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message advises to switch the protection off.

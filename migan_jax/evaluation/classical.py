@@ -13,7 +13,7 @@ from migan_jax import extras
 
 # Pixels around each point that they look at; OpenCV's own examples have 3, too.
 RADIUS = 3
-# Of more images they are not measured unasked: 0.03 s each at 256, 0.12 s at 512.
+# On more images they are measured only where asked for: 0.03 s each at 256, 0.12 s at 512.
 MOST = 2000
 
 

@@ -180,8 +180,8 @@ def measure(networks: Any, composite: jax.typing.ArrayLike, image: jax.typing.Ar
         and not (figure.network == 'lpips' and small)}
 
 
-def summarize(columns: Mapping[str, np.ndarray], *, seed: int = 0,
-              resamples: int = 1000) -> dict[str, dict[str, Any]]:
+def summarize(columns: Mapping[str, np.ndarray], *, resamples: int = 1000
+              ) -> dict[str, dict[str, Any]]:
     """Means over images, with bootstrap 95 % confidence intervals.
 
     What is not finite is left out of the mean: nan (nothing to count) and infinity (PSNR
@@ -189,7 +189,7 @@ def summarize(columns: Mapping[str, np.ndarray], *, seed: int = 0,
 
     Args:
       columns: {figure: [N]}.
-      seed, resamples: of the bootstrap; resamples 0 leaves the intervals out.
+      resamples: of the bootstrap; 0 leaves the intervals out.
 
     Returns:
       {figure: {'mean', 'interval': [low, high] or None, 'images': how many counted}}.
@@ -200,7 +200,7 @@ def summarize(columns: Mapping[str, np.ndarray], *, seed: int = 0,
         counted = counted[np.isfinite(counted)]
         interval = None
         if counted.size and resamples:
-            interval = list(confidence_interval(counted, seed=seed, resamples=resamples))
+            interval = list(confidence_interval(counted, resamples=resamples))
         summary[name] = {
             'mean': float(counted.mean()) if counted.size else float('nan'),
             'interval': interval, 'images': int(counted.size)}

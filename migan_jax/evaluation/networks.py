@@ -26,11 +26,12 @@ from migan_jax.evaluation.metrics import weights
 from migan_jax.model import io as model_io
 from migan_jax import extras
 from migan_jax import storage
+from migan_jax.weights import table
 
-# Of a file of networks: what it says about itself is the array of this name.
-# Headers of all arrays, names of files, and more than enough.
-_ABOUT_BYTES = 2**20
+# In a file of networks the array of this name holds what the file says about itself.
 _ABOUT = 'about'
+# Room for that and for the headers of all arrays; more than enough.
+_ABOUT_BYTES = 2**20
 _FORMAT = 'migan_jax metric networks, version 1'
 
 
@@ -59,7 +60,7 @@ def load_networks(protocol: inception.Protocol, folder: str = '',
 
     Args:
       protocol: of `inception.PROTOCOLS`.
-      folder: with the files; `weights.cache_folder()` if empty.
+      folder: with the files; `fetching.cache_folder()` if empty.
       wanted: metrics to be computed; all by default. Files that only others need are
         not opened.
       fetch: download the files that are not there.
@@ -93,7 +94,7 @@ def load_networks(protocol: inception.Protocol, folder: str = '',
 
     def load_lpips():
         (trunk, path), (linear, other) = read(
-            weights.ALEXNETS, (weights.LPIPS_LINEAR,))
+            table.ALEXNETS, (table.LPIPS_LINEAR,))
         return lpips.from_tensors(trunk, linear, f'{path} and {other}')
 
     params = []

@@ -53,7 +53,7 @@ def check_external_data(path: os.PathLike | str) -> None:
 
     try:
         model = onnx.load(path, load_external_data=False)
-    except Exception as error:   # of protobuf's, which has no class in common
+    except Exception as error:   # protobuf's errors have no class in common
         raise ValueError(
             f'{shown(path)}: not an ONNX model ({shown(str(error))})') from error
     folder = os.path.realpath(os.path.dirname(os.path.abspath(path)))
@@ -248,7 +248,7 @@ def from_torchscript(path: str, contract: str,
     try:
         with quiet.torchscript_is_deprecated():
             model = torch.jit.load(path, map_location='cpu').eval()
-    except Exception as error:   # a damaged archive raises any
+    except Exception as error:   # a damaged archive raises anything
         raise ValueError(f'{shown(path)}: not a TorchScript file: '
                          f'{shown(str(error))[:500]}') from error
 

@@ -6,7 +6,8 @@ A mask has 1 (or True) = known, 0 (or False) = hole.
 from etils import epy
 import numpy as np
 
-with epy.lazy_imports():   # a fifth of a second, and squashed pictures do without
+# Importing it takes a fifth of a second, and squashed pictures do without it.
+with epy.lazy_imports():
     from scipy import ndimage
 
 # sRGB levels in linear light.
@@ -87,7 +88,7 @@ def grain_of(levels: np.ndarray, where: np.ndarray) -> np.ndarray:
     energy = (energy / np.maximum(
         ndimage.uniform_filter(where.astype(np.float32), 7), 1e-6))[where]
     quiet = rest[where][energy <= np.median(energy)]
-    # Of white noise the Gaussian takes away a part: 1 - 2 * (1 / 4) + 9 / 64.
+    # The Gaussian takes a part of white noise away; its variance becomes 1 - 2 / 4 + 9 / 64.
     return (quiet.std(0) / np.sqrt(1 - .5 + 9 / 64)).astype(np.float32)
 
 

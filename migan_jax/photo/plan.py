@@ -22,7 +22,8 @@ from typing import Literal, NamedTuple
 from etils import epy
 import numpy as np
 
-with epy.lazy_imports():   # a fifth of a second, and squashed pictures do without
+# Importing it takes a fifth of a second, and squashed pictures do without it.
+with epy.lazy_imports():
     from scipy import ndimage
 
 Route = Literal['native', 'tiles', 'scaled']

@@ -1,8 +1,8 @@
 """What the processes of a run tell each other before and beside the compiled steps.
 
-Through the key-value store of `jax.distributed`, which is there once they have found each
-other: nothing is compiled for it, and it holds between processes with other numbers of
-devices, with which no compiled function would fit.
+They talk through the key-value store of `jax.distributed`, which is there once they have
+found each other. Nothing is compiled for it, and it works between processes with different
+numbers of devices, for which no compiled function would fit.
 """
 
 import collections

@@ -11,7 +11,7 @@ from PIL import ImageFont
 _COLOURS = ('#1f6fb4', '#c2571a', '#5a8f29', '#8a4fae')
 _AXIS = '#888888'
 _WIDTH, _PLOT, _LEFT, _RIGHT, _BOTTOM = 640, 170, 70, 10, 30
-# Of letters, and of a line of the legend.
+# Heights of letters and of a line of the legend.
 _FONT, _LINE = 12, 16
 _DASH, _GAP = 6, 4
 # Pixels of a picture for each unit of a sheet.

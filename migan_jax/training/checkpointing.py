@@ -24,14 +24,14 @@ PATIENCE_S = 60
 class Checkpoints:
     """Checkpoints of a workdir.
 
-    Of several processes the first writes, on its own: no process waits for another, and
-    what holds for one process holds for all. A save that fails for want of storage, or
-    that storage keeps waiting, is reported and owed; training goes on, the earlier
-    checkpoints stay.
+    Where a run has several processes, the first one writes by itself: no process waits for
+    another, and what holds for one process holds for all. A save that fails for want of
+    storage, or that storage keeps waiting, is reported and owed; training goes on, the
+    earlier checkpoints stay.
 
     Attributes:
-      owed: a save has failed since the last one that did not. Of the first process, and
-        after `wait` the same on all.
+      owed: a save has failed since the last one that did not. Only the first process
+        knows; after `wait` all do.
     """
 
     def __init__(self, workdir: os.PathLike | str, config: ml_collections.ConfigDict) -> None:

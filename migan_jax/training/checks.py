@@ -61,7 +61,7 @@ _PAIR = Rule('two numbers', lambda value: (
     isinstance(value, (tuple, list)) and len(value) == 2
     and all(map(_is_number, value))))
 _TEXT = Rule('text', lambda value: isinstance(value, str))
-# Of seeds: what every generator of random numbers takes.
+# Seeds that every generator of random numbers takes.
 _SEED = _whole(0, 2**31 - 1)
 
 # An interval of 0 is no way to say never: one beyond train.kimg is.

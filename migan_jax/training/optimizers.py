@@ -7,6 +7,10 @@ import jax.numpy as jnp
 import optax
 
 
+# Added to the root of the second moment.
+_EPS = 1e-8
+
+
 def sanitize(gradients: Any) -> Any:
     """NaN -> 0, +-inf -> +-1e5, per leaf."""
     return jax.tree.map(
@@ -21,8 +25,8 @@ def _scale_branch_sums(factor):
         lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
-def make_optimizer(learning_rate: float, b2: float, eps: float = 1e-8, branches: int = 0,
-                   b1: float = 0.0) -> optax.GradientTransformation:
+def make_optimizer(learning_rate: float, b2: float, branches: int = 0, b1: float = 0.0
+                   ) -> optax.GradientTransformation:
     """Adam on sanitised gradients, as published with b1 = 0.
 
     b1 = 0 needs no first moment: RMS scaling with bias correction is the same.
@@ -33,14 +37,13 @@ def make_optimizer(learning_rate: float, b2: float, eps: float = 1e-8, branches:
     Args:
       learning_rate: of one branch.
       b2: decay of the second moment.
-      eps: added to the root of the second moment.
       branches: n of the parameters called `branch_sum`; 0 if there are none.
       b1: decay of the first moment.
     """
     root = float(max(branches, 1))**0.5
     scaling = (
-        optax.scale_by_adam(b1, b2, eps) if b1
-        else optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True))
+        optax.scale_by_adam(b1, b2, _EPS) if b1
+        else optax.scale_by_rms(b2, _EPS, eps_in_sqrt=False, bias_correction=True))
     chain = optax.chain(
         _scale_branch_sums(1 / root),
         optax.stateless(lambda updates, _: sanitize(updates)),

@@ -7,7 +7,7 @@ from typing import Self
 import jax
 from jax.experimental import multihost_utils
 
-# What a process on its own listens to.  Of several processes JAX's own service listens
+# What a process on its own listens to.  Where there are several, JAX's own service listens
 # to SIGTERM and lets all agree on the iteration to stop after.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -21,7 +21,7 @@ class Notice:
 
     def __init__(self) -> None:
         self._previous = {}
-        # Name of the signal that came, or None; of a process on its own.
+        # Name of the signal that came, or None; used by a process on its own.
         self.signal = None
 
     def __enter__(self) -> Self:

@@ -155,8 +155,8 @@ def warm_start(state: TrainState, config: ml_collections.ConfigDict,
                directory: os.PathLike | str) -> TrainState:
     """A fresh state with the generator of another checkpoint: fine-tuning.
 
-    Of a training workdir the discriminator comes along too; what `from_torch` wrote
-    has none, and its kernels are unfolded (`fuse.unfold`).
+    A training workdir lends its discriminator, too; what `from_torch` wrote has none, and
+    its kernels are unfolded (`fuse.unfold`).
 
     A generator of lower resolution lends its blocks to a larger one: what the larger has
     besides starts afresh, and so does its discriminator.

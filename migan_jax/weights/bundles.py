@@ -29,7 +29,7 @@ from migan_jax.model.layers import channels
 
 WEIGHTS, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
 
-# Of the whole config, what says something about the generator: paths stay at home.
+# The groups of a config that say something about the generator: paths stay at home.
 _KEPT = ('model', 'mask')
 
 _POLARITY = '1 (255, white) = known, 0 (black) = hole'

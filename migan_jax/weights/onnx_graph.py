@@ -87,7 +87,7 @@ class Graph:
             opset_imports=self._opsets)
         try:
             return ReferenceEvaluator(model).run(None, dict(zip(node.input, values)))[0]
-        # Of a stranger's graph: shapes and types that do not go together.
+        # In a stranger's graph, shapes and types may not go together.
         except Exception:
             logging.debug('%s can not be worked out', shown_node(node), exc_info=True)
             return None

@@ -147,5 +147,5 @@ LPIPS_LINEAR = File(
     'sha256:df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0', 6_009,
     package='lpips/weights/v0.1')
 NETWORKS = (PT_INCEPTION, TORCHSCRIPT_INCEPTION, *ALEXNETS, LPIPS_LINEAR)
-# Of each network one file, of those with an address.
+# One file for each network, among those that have an address.
 NETWORKS_TO_FETCH = (PT_INCEPTION, ALEXNETS[0])

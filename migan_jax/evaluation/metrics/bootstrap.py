@@ -4,13 +4,12 @@ import numpy as np
 
 
 def confidence_interval(values: np.typing.ArrayLike, *, resamples: int = 1000,
-                        level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean (Efron, 1979).
+                        seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of a mean (Efron, 1979).
 
     Args:
         values: f[N], one figure per image, finite, N >= 1.
         resamples: how many sets of N images are drawn with replacement.
-        level: share of the resampled means inside the interval.
         seed: of the draws.
 
     Returns:
@@ -30,5 +29,5 @@ def confidence_interval(values: np.typing.ArrayLike, *, resamples: int = 1000,
         values[rng.integers(0, values.size, values.size)].mean()
         for _ in range(resamples)
     ]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)

@@ -9,16 +9,9 @@ import os
 from typing import NamedTuple
 
 from migan_jax.weights import fetching
-from migan_jax.weights.fetching import cache_folder
-from migan_jax.weights.fetching import CACHE_VARIABLE
-from migan_jax.weights.table import ALEXNETS
 from migan_jax.weights.table import File
-from migan_jax.weights.table import LPIPS_LINEAR
 from migan_jax.weights.table import PT_INCEPTION
 from migan_jax.weights.table import TORCHSCRIPT_INCEPTION
-
-__all__ = ['ALEXNETS', 'CACHE_VARIABLE', 'File', 'LPIPS_LINEAR', 'PT_INCEPTION',
-           'cache_folder']
 
 # Either holds the same weights; a protocol takes the file it was published with first.
 INCEPTIONS = {
@@ -59,7 +52,7 @@ def find(files: Sequence[File], folder: str = '', fetch: bool = False) -> Found:
         WrongWeights: the hash of the one that is there differs.
         fetching.FetchError: it was to be fetched and can't be.
     """
-    folder = folder or cache_folder()
+    folder = folder or fetching.cache_folder()
     for file in files:
         for place in (folder, *fetching.package_folders(file.package)):
             path = os.path.join(place, file.name)
@@ -72,7 +65,7 @@ def find(files: Sequence[File], folder: str = '', fetch: bool = False) -> Found:
     packages = [file.package.partition('/')[0] for file in files if file.package]
     besides = f', or install the Python package {packages[0]!r}' if packages else ''
     raise MissingWeights(
-        f'put {wanted} into {folder}{besides}; environment variable {CACHE_VARIABLE} '
+        f'put {wanted} into {folder}{besides}; environment variable {fetching.CACHE_VARIABLE} '
         'names another folder')
 
 
