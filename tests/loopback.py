@@ -132,6 +132,19 @@ def taking_hub(site, repository):
 
 
 @contextlib.contextmanager
+def in_thread(server):
+    """A server of `socketserver` that serves in a thread meanwhile."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
 def serving():
     """A `Site` that is being served."""
     site = Site()
@@ -157,15 +170,11 @@ def serving():
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.daemon_threads = True
     site.address = f'http://127.0.0.1:{server.server_port}'
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield site
-    finally:
-        site.stop.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with in_thread(server):
+        try:
+            yield site
+        finally:
+            site.stop.set()
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ import re
 import shutil
 import tarfile
 import tempfile
-import threading
 import time
 
 import numpy as np
@@ -134,17 +133,9 @@ def models(tmp_path_factory):
     return models
 
 
-@contextlib.contextmanager
 def serving(models, web=serve_web.WEB, published=()):
     site = serve_web.Site(models, web, published)
-    with serve_web.Server(site, port=0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    return loopback.in_thread(serve_web.Server(site, port=0))
 
 
 @pytest.fixture(scope='module')

@@ -15,6 +15,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from migan_jax.devices import Array
 from migan_jax.model.layers import channels
 from migan_jax.model.layers import check_input
 from migan_jax.model.layers import Dense
@@ -305,7 +306,7 @@ class Generator(nn.Module):
         """
         return jax.vmap(lambda key: jax.random.normal(key, (self.z_dim,)))(keys)
 
-    def map(self, z: jax.Array, psi: float = 1.0) -> jax.Array:
+    def map(self, z: Array, psi: float = 1.0) -> jax.Array:
         """Mapped latents, one per style input.
 
         Args:
@@ -326,7 +327,7 @@ class Generator(nn.Module):
         x_global, skips = self.encoder(x)
         return self.decoder(x_global, skips, ws, noise_mode)
 
-    def __call__(self, x: jax.Array, noise_mode: str = 'random', z: jax.Array | None = None,
+    def __call__(self, x: jax.Array, noise_mode: str = 'random', z: Array | None = None,
                  psi: float = 1.0) -> tuple[jax.Array, dict[int, jax.Array]]:
         """Paints the holes.
 

@@ -154,10 +154,14 @@ class Kernel(nn.Module):
     use_branches: bool = True
 
     @nn.compact
-    def __call__(self) -> jax.Array:
+    def __call__(self) -> Array:
         name, shape = kernel_form(self.shape, self.spec, self.use_branches)
-        # This fits a sum of branches, too: n draws of N(0, 1) over sqrt(n) are N(0, 1) again.
-        kernel = self.param(name, nn.initializers.normal(1.0), shape)
+        kernel = self.get_variable('params', name)
+        # `param` traces a draw to compare shapes; of all kernels that takes a tenth of a
+        # second. So it is left to make them, and to say what does not fit.
+        if getattr(kernel, 'shape', None) != shape:
+            # n draws of N(0, 1) over sqrt(n), the sum of branches, are N(0, 1) again.
+            kernel = self.param(name, nn.initializers.normal(1.0), shape)
         return kernel if self.spec.fused else effective_kernel({name: kernel})
 
 

@@ -92,7 +92,7 @@ class Operators(Protocol):
     def add(self, x: Any, y: Any) -> Any:
         """The sum of two values of one shape; both are read for the last time."""
 
-    def up2(self, image: Any, resolution: int) -> Any:
+    def up2(self, image: Any, resolution: int, /) -> Any:
         """FIR upsampling of the image to `resolution`; it is read for the last time."""
 
 

@@ -1,7 +1,6 @@
 """tools/serve_web.py without a browser: what is served, what not, and the runtime."""
 
 import base64
-import contextlib
 import hashlib
 import http.client
 import io
@@ -15,7 +14,6 @@ import ssl
 import subprocess
 import sys
 import tarfile
-import threading
 import types
 
 import numpy as np
@@ -30,17 +28,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 MODEL_BYTES = b'model ' * 1000
 
 
-@contextlib.contextmanager
 def running(site, **options):
     """A server on a free port, in a thread."""
-    with serve_web.Server(site, port=0, **options) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    return loopback.in_thread(serve_web.Server(site, port=0, **options))
 
 
 def ask(server, address, method='GET', **headers):

@@ -66,12 +66,18 @@ def test_unfolded_kernels_are_effectively_the_same():
         assert effective_kernel(kernel).shape == (1, 1, 8, 8)
 
 
-def test_fine_tuning_starts_from_the_given_weights(tmp_path):
+def fine_tuned(tmp_path):
+    """Config of two iterations from a drawn generator, and that one's variables."""
     config = tiny_config(2)
     source = random_deployed(config)
     source['params'] = jax.device_get(fuse.fuse(source['params']))
     checkpoint_lib.save_deployed(str(tmp_path / 'source'), config, source)
     config.init_from = str(tmp_path / 'source')
+    return config, source
+
+
+def test_fine_tuning_starts_from_the_given_weights(tmp_path):
+    config, source = fine_tuned(tmp_path)
     config.optim.g_lr = 0.0
     loop.train(config, str(tmp_path / 'run'))
     _, _, tuned = checkpoint_lib.load_deployed(str(tmp_path / 'run'))
@@ -179,11 +185,7 @@ def test_a_smaller_generator_lends_its_blocks(tmp_path):
 
 
 def test_discriminator_trains_alone_at_first(tmp_path):
-    config = tiny_config(2)
-    source = random_deployed(config)
-    source['params'] = jax.device_get(fuse.fuse(source['params']))
-    checkpoint_lib.save_deployed(str(tmp_path / 'source'), config, source)
-    config.init_from = str(tmp_path / 'source')
+    config, _ = fine_tuned(tmp_path)
     config.train.kimg = 3 * BATCH / 1000
     config.train.d_only_kimg = 2 * BATCH / 1000
     config.checkpoint.every_kimg, config.checkpoint.keep_last = BATCH / 1000, 3
@@ -215,11 +217,7 @@ def test_discriminator_trains_alone_at_first(tmp_path):
 
 
 def test_frozen_encoder_stays_as_it_was(tmp_path):
-    config = tiny_config(2)
-    source = random_deployed(config)
-    source['params'] = jax.device_get(fuse.fuse(source['params']))
-    checkpoint_lib.save_deployed(str(tmp_path / 'source'), config, source)
-    config.init_from = str(tmp_path / 'source')
+    config, _ = fine_tuned(tmp_path)
     config.train.freeze_encoder = True
     fresh = state_lib.init_state(
         state_lib.build_models(config), 16, jax.random.key(config.seed))
