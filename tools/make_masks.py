@@ -4,8 +4,9 @@
 
 A mask depends on its image's name (its path in the folder without the suffix) and
 the seed only: adding or removing other images changes nothing.  Images are not
-opened.  Masks are 8-bit grayscale PNG, white (255) = known, black (0) = hole.  Masks
-that OUT holds already are replaced; OUT in the folder of images needs --overwrite.
+opened.  Masks are 8-bit grayscale PNG, white (255) = known, black (0) = hole, and R x R:
+for evaluate.py, make_grid.py and make_study.py; inpaint.py wants the picture's size.
+Masks that OUT holds already are replaced; OUT in the folder of images needs --overwrite.
 """
 
 from collections.abc import Sequence
