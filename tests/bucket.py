@@ -278,6 +278,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
+        # These have no body: a client would take one for the head of its next answer.
+        if status in (204, 304):
+            self.end_headers()
+            return
         self.send_header('Content-Length', str(len(data)))
         self.end_headers()
         self.wfile.write(data)

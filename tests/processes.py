@@ -47,7 +47,7 @@ class Run:
     """`python -m migan_jax.main` on a tiny config (tiny_run.py)."""
 
     def __init__(self, workdir, steps, *arguments, devices=1, cache=None, x64=False,
-                 optimised=False, config=''):
+                 optimised=False, config='', keeps=True):
         """Starts it.
 
         Args:
@@ -59,26 +59,28 @@ class Run:
           x64: 64-bit floats.
           optimised: compiles as a user's run does, for minutes.
           config: instead of tiny_run.py.
+          keeps: compiled functions in `cache`; otherwise where a run keeps them by itself.
         """
         environment = os.environ | {
             'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '3',
             'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} '
                          + ('' if optimised else QUICK_TO_COMPILE),
             'JAX_ENABLE_X64': str(int(x64)),
-            'JAX_COMPILATION_CACHE_DIR': str(cache or f'{workdir}.cache')}
+            'JAX_COMPILATION_CACHE_DIR': str(cache or f'{workdir}.cache') if keeps else ''}
         # Not beside the workdir if there is another place: that may be in a bucket, or full.
-        self._log = open(f'{cache or workdir}.{time.monotonic_ns()}.log', 'w+')
-        self.process = subprocess.Popen(
-            [sys.executable, '-m', 'migan_jax.main',
-             f'--config={config or f"{ROOT}/tests/tiny_run.py:{steps}"}',
-             f'--workdir={workdir}',
-             *arguments],
-            cwd=ROOT, env=environment, stdout=self._log, stderr=subprocess.STDOUT)
+        self._log = pathlib.Path(f'{cache or workdir}.{time.monotonic_ns()}.log')
+        with open(self._log, 'w') as log:
+            self.process = subprocess.Popen(
+                [sys.executable, '-m', 'migan_jax.main',
+                 f'--config={config or f"{ROOT}/tests/tiny_run.py:{steps}"}',
+                 f'--workdir={workdir}',
+                 *arguments],
+                cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
     def text(self):
         """What it has printed so far."""
-        self._log.seek(0)
-        return self._log.read()
+        # Opened anew: the process would go on writing where we stopped reading.
+        return self._log.read_text()
 
     def wait_for(self, happened):
         """Until `happened(text)` is true.

@@ -1,5 +1,6 @@
 """What is said of storage that can't be used: one sentence, within half a minute."""
 
+import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +24,22 @@ def bucket(tmp_path, monkeypatch):
 def of_objects(bucket):
     """The requests for objects; newer clients ask for the bucket besides."""
     return [r for r in bucket.requests if r.permission.startswith('storage.objects')]
+
+
+def test_the_emulator_sends_no_body_where_there_is_none(bucket):
+    """A client would take one for the head of its next answer."""
+    made = bucket.put('a', b'bytes')
+    head = f'HTTP/1.1\r\nHost: bucket\r\nAuthorization: Bearer {bucket_lib.TOKEN}\r\n'
+    path = 'GET /storage/v1/b/bucket/o/a?alt=media'
+    host, port = bucket.url.removeprefix('http://').split(':')
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall((
+            f'{path}&ifGenerationNotMatch={made.generation} {head}\r\n'
+            f'{path} {head}Connection: close\r\n\r\n').encode())
+        answers = connection.makefile('rb').read()
+    first, _, second = answers.partition(b'\r\n\r\n')
+    assert first.startswith(b'HTTP/1.1 304 ') and second.startswith(b'HTTP/1.1 200 ')
+    assert second.endswith(b'\r\n\r\nbytes')
 
 
 def test_a_bucket_that_works_is_written_read_and_left_as_it_was(bucket):
