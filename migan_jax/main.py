@@ -7,17 +7,15 @@ On a TPU pod, under SLURM or Open MPI: the same command on every host. Elsewhere
 """
 
 from collections.abc import Sequence
-import os
 import sys
 
 from absl import flags
 from absl import logging
-import jax
 from ml_collections import config_flags
 
 from migan_jax import cli
 from migan_jax import quiet
-from migan_jax import storage
+from migan_jax.training import compiling
 
 with cli.needs('train'), quiet.importing_tensorflow():
     import tensorflow as tf
@@ -49,9 +47,7 @@ def main(argv: Sequence[str]) -> None:
     with quiet.stderr_unless_it_fails():
         for kind in ('GPU', 'TPU'):
             tf.config.set_visible_devices([], kind)
-    if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-        jax.config.update('jax_compilation_cache_dir', os.fspath(
-            storage.path_of(_WORKDIR.value).parent / '.jax_cache'))
+    compiling.keep(_WORKDIR.value)
     logging.set_verbosity(logging.INFO)
     with endings.explained():
         try:

@@ -1,10 +1,14 @@
-"""Says what is being compiled, about how long that takes, and how long it took."""
+"""What is compiled: said, with about how long that takes and how long it took; and kept."""
 
 from collections.abc import Callable
+import os
 import time
 from typing import Any
 
 from absl import logging
+import jax
+
+from migan_jax import storage
 
 # Seconds relative to G's, measured with configs/quickstart.py on CPU; that of the
 # path-length step, which only a teacher's training has, is a guess.
@@ -45,3 +49,25 @@ class Compilations:
             logging.info('compiled %s in %.1f s', name, seconds)
             return result
         return call
+
+
+def keep(workdir: os.PathLike | str) -> None:
+    """Keeps what JAX compiles beside a workdir, for the next start to find.
+
+    In a bucket, too, which outlives the machines of a pod. Of several processes JAX lets the
+    first write. $JAX_COMPILATION_CACHE_DIR goes before. For programs to call.
+
+    Args:
+      workdir: of the run; a whole bucket has nothing beside it, there they lie within.
+    """
+    folder = os.environ.get('JAX_COMPILATION_CACHE_DIR')
+    if not folder:
+        path = storage.path_of(workdir)
+        home = path if os.fspath(path.parent) == 'gs://' else path.parent
+        folder = os.fspath(home / '.jax_cache')
+        jax.config.update('jax_compilation_cache_dir', folder)
+    if (storage.is_bucket(folder)
+            and not os.environ.get('JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES')):
+        # What XLA keeps of its own, on GPUs, would go there too; it knows disks only, and
+        # others report that the first compilation ends with an error.
+        jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')

@@ -41,12 +41,12 @@ def bucket(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def trained(bucket, tmp_path_factory):
-    """A run of four iterations in WORKDIR, two saves: its folder of compiled code, and
-    its requests."""
-    cache = tmp_path_factory.mktemp('compiled')
+    """A run of four iterations in WORKDIR, two saves: options of runs that find there what
+    it compiled, and its requests."""
+    options = {'cache': tmp_path_factory.mktemp('logs'), 'keeps': False}
     first = len(bucket.requests)
-    Run(WORKDIR, 4, OFTEN, cache=cache).wait()
-    return cache, bucket.requests[first:]
+    Run(WORKDIR, 4, OFTEN, **options).wait()
+    return options, bucket.requests[first:]
 
 
 def tool(name, *arguments):
@@ -134,9 +134,15 @@ def test_figures_are_uploaded_once(bucket, trained, tmp_path):
 def test_a_run_on_a_bucket_goes_on(bucket, trained, tmp_path):
     # Elsewhere, as other tests take the run as it is.
     bucket.upload(bucket.download('runs/a', tmp_path), 'runs/longer')
-    text = Run('gs://bucket/runs/longer', 6, OFTEN, cache=trained[0]).wait()
+    compiled = bucket.names('runs/.jax_cache/jit_')
+    first = len(bucket.requests)
+    text = Run('gs://bucket/runs/longer', 6, OFTEN, **trained[0]).wait()
     assert 'from iteration 4' in text
     assert 'runs/longer/checkpoints/6/commit_success.txt' in bucket.names()
+    # The run before kept what it compiled, beside its workdir: the state, G and D at least.
+    read = {request.name for request in bucket.requests[first:]
+            if request.permission == 'storage.objects.get' and request.status < 300}
+    assert len(read & set(compiled)) >= 3
 
 
 def test_evaluation_of_a_run_on_a_bucket(trained, tmp_path):
@@ -182,7 +188,7 @@ def test_everything_that_a_run_reads_may_be_on_a_bucket(bucket, trained, tmp_pat
         '--config.loss.distillation_weight=2.0', '--config.data.source=tfds',
         '--config.data.name=tiny_pictures', '--config.data.path=gs://bucket/tfds',
         '--config.train.kimg=0.008', config=f'{WORKDIR}/config.json',
-        cache=trained[0]).wait()
+        **trained[0]).wait()
     assert '17 training and 5 evaluation images' in text
     assert 'evaluation at 0.00 kimg' in text   # of what it starts from
     read = [request.name for request in bucket.requests[first:]
@@ -193,8 +199,6 @@ def test_everything_that_a_run_reads_may_be_on_a_bucket(bucket, trained, tmp_pat
     assert 'runs/taught/checkpoints/1/commit_success.txt' in bucket.names()
 
 
-# Slow, as it failed in one of two runs: where the second run began then is not known yet.
-@pytest.mark.slow
 def test_killed_between_a_checkpoint_and_its_marker(bucket, trained, tmp_path):
     marker = 'runs/killed/checkpoints/4/commit_success.txt'
 
@@ -205,11 +209,13 @@ def test_killed_between_a_checkpoint_and_its_marker(bucket, trained, tmp_path):
         return None
 
     with bucket_lib.refusing(bucket, kill):
-        run = Run('gs://bucket/runs/killed', 4, OFTEN, cache=trained[0])
-        run.wait(-signal.SIGKILL)
+        run = Run('gs://bucket/runs/killed', 4, OFTEN, **trained[0])
+        said = run.wait(-signal.SIGKILL)
+    # Or there would be nothing to go on from.
+    assert marker.replace('/4/', '/2/') in bucket.names(), said
     assert 'runs/killed/checkpoints/4/default/manifest.ocdbt' in bucket.names()
     assert marker not in bucket.names()
-    text = Run('gs://bucket/runs/killed', 4, OFTEN, cache=trained[0]).wait()
+    text = Run('gs://bucket/runs/killed', 4, OFTEN, **trained[0]).wait()
     assert 'from iteration 2' in text, text
     states = [tiny.final_state(str(bucket.download(name, tmp_path / name)))
               for name in ('runs/killed', 'runs/a')]
