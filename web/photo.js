@@ -6,6 +6,9 @@
 const NATIVE_SHARE = 0.75, TILE_SHARE = 0.5, THICKEST_TILE = 0.5, SCALED_CONTEXT = 0.25;
 // Windows that don't see each other's paint.
 const BATCH = 8;
+// Of seam.py: what is compared across a hole's edge, along it, over which length a shift
+// fades, passes, and pixels of the network round a hole that matter for it.
+const ACROSS = 0.7, ALONG = 4, FADING = 8, PASSES = 8, MARGIN = 4;
 
 // Groups of holes, {route, factor, windows: [{seen, core}]}, in the order of painting.
 //   known: Uint8Array of height rows; resolution: R of the network.
@@ -306,7 +309,7 @@ function look({result, done, width, height}, seen, factor, side) {
 }
 
 function mirrored(i, length) {
-  const at = i % (2 * length);
+  const at = (i % (2 * length) + 2 * length) % (2 * length);
   return at < length ? at : 2 * length - 1 - at;
 }
 
@@ -325,19 +328,25 @@ function networkInput({levels, sure}, side) {
 function finish({result, done, width, height}, output, seen, group, {seen: box, core},
                 side) {
   const rows = core.bottom - core.top, columns = core.right - core.left;
+  const fill = output.map(value => Math.min(Math.max(127.5 * value + 127.5, 0), 255));
+  meet(fill, seen, {
+    top: Math.max(Math.floor((core.top - box.top) / group.factor) - MARGIN, 0),
+    bottom: Math.min(Math.ceil((core.bottom - box.top) / group.factor) + MARGIN, side),
+    left: Math.max(Math.floor((core.left - box.left) / group.factor) - MARGIN, 0),
+    right: Math.min(Math.ceil((core.right - box.left) / group.factor) + MARGIN, side),
+  }, side);
   for (let c = 0; c < 3; c++) {
     let painted;
     if (group.factor === 1) {
-      painted = (y, x) => 127.5 * output[
-        (c * side + core.top - box.top + y) * side + core.left - box.left + x] + 127.5;
+      painted = (y, x) => fill[
+        (c * side + core.top - box.top + y) * side + core.left - box.left + x];
     } else {
       // Enlarged from known pixels outside the hole, so that its edge is theirs.
       const small = new Float32Array(seen.height * seen.width);
       for (let y = 0; y < seen.height; y++) {
         for (let x = 0; x < seen.width; x++) {
           const from = y * side + x, plane = c * side * side;
-          small[y * seen.width + x] = seen.sure[from] ? seen.levels[plane + from]
-            : Math.min(Math.max(127.5 * output[plane + from] + 127.5, 0), 255);
+          small[y * seen.width + x] = (seen.sure[from] ? seen.levels : fill)[plane + from];
         }
       }
       const down = seen.height / (box.bottom - box.top);
@@ -356,6 +365,104 @@ function finish({result, done, width, height}, output, seen, group, {seen: box, 
       }
     }
   }
+}
+
+// Shifts what was painted in the holes of a box so that it meets its surroundings, as
+// migan_jax/photo/seam.py does.
+//   fill: f32[3, side, side], changed; seen: of `look`.
+function meet(fill, seen, {top, bottom, left, right}, side) {
+  const height = bottom - top, width = right - left;
+  const cut = plane => Float32Array.from({length: height * width}, (_, i) =>
+    plane[(top + Math.floor(i / width)) * side + left + i % width]);
+  const known = cut(seen.sure), hole = known.map(on => 1 - on);
+  if (!known.some(Boolean) || !hole.some(Boolean)) return;
+  const rim = hole.map((on, i) => {
+    const x = i % width, y = (i - x) / width;
+    for (let v = Math.max(y - 1, 0); on && v <= Math.min(y + 1, height - 1); v++) {
+      for (let u = Math.max(x - 1, 0); u <= Math.min(x + 1, width - 1); u++) {
+        if (known[v * width + u]) return 1;
+      }
+    }
+    return 0;
+  });
+  const near = (plane, where, sigma) => {
+    const total = blurred(plane.map((x, i) => x * where[i]), width, height, sigma);
+    const share = blurred(where, width, height, sigma);
+    return total.map((x, i) => x / Math.max(share[i], 1e-4));
+  };
+  for (let c = 0; c < 3; c++) {
+    const plane = c * side * side;
+    const painted = cut(fill.subarray(plane));
+    const outside = near(cut(seen.levels.subarray(plane)), known, ACROSS);
+    const inside = near(painted, hole, ACROSS);
+    const step = outside.map((x, i) => x - inside[i]);
+    const mean = near(step, rim, ALONG);
+    // A step that is small beside what varies along the edge is none: texture.
+    const spread = near(step.map((x, i) => (x - mean[i]) ** 2), rim, ALONG);
+    const sure = mean.map((x, i) => x ** 3 / (x ** 2 + spread[i] + 1e-3));
+    const shift = continued(sure, rim, width, height, 1 / (FADING * FADING));
+    for (let i = 0; i < height * width; i++) {
+      if (known[i]) continue;
+      const to = plane + (top + Math.floor(i / width)) * side + left + i % width;
+      fill[to] = Math.min(Math.max(painted[i] + shift[i], 0), 255);
+    }
+  }
+}
+
+// Gaussian of a plane, mirrored at its borders.
+function blurred(plane, width, height, sigma) {
+  const radius = Math.floor(4 * sigma + 0.5);
+  const weights = Array.from({length: 2 * radius + 1},
+                             (_, i) => Math.exp(-0.5 * ((i - radius) / sigma) ** 2));
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  const along = (values, across) => values.map((_, at) => {
+    const x = at % width, y = (at - x) / width;
+    return weights.reduce((sum, weight, i) => sum + weight / total * values[across
+      ? y * width + mirrored(x + i - radius, width)
+      : mirrored(y + i - radius, height) * width + x], 0);
+  });
+  return along(along(plane, false), true);
+}
+
+// Continues values to where there are none: each the mean of its four neighbours, from a
+// pyramid of means downwards.
+function continued(values, where, width, height, fading) {
+  const result = values.map((x, i) => where[i] ? x : 0);
+  if (Math.max(width, height) === 1 || where.every(Boolean)) return result;
+  const columns = Math.ceil(width / 2), rows = Math.ceil(height / 2);
+  const means = new Float32Array(columns * rows), count = new Float32Array(columns * rows);
+  for (let i = 0; i < result.length; i++) {
+    const to = Math.floor(i / width / 2) * columns + Math.floor(i % width / 2);
+    means[to] += result[i];
+    count[to] += where[i];
+  }
+  const coarse = continued(means.map((x, i) => x / Math.max(count[i], 1)),
+                           count.map(n => n ? 1 : 0), columns, rows, 4 * fading);
+  // To twice the size, linearly.
+  const clipped = (i, length) => Math.min(Math.max(i, 0), length - 1);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      if (where[y * width + x]) continue;
+      const v = y >> 1, u = x >> 1;
+      const v2 = clipped(v + (y & 1 ? 1 : -1), rows);
+      const u2 = clipped(u + (x & 1 ? 1 : -1), columns);
+      const at = (a, b) => coarse[a * columns + b];
+      result[y * width + x] = 0.75 * (0.75 * at(v, u) + 0.25 * at(v2, u))
+        + 0.25 * (0.75 * at(v, u2) + 0.25 * at(v2, u2));
+    }
+  }
+  for (let pass = 0; pass < PASSES; pass++) {
+    const before = result.slice();
+    for (let y = 0; y < height; y++) {
+      for (let x = 0; x < width; x++) {
+        if (where[y * width + x]) continue;
+        const at = (v, u) => before[clipped(v, height) * width + clipped(u, width)];
+        result[y * width + x] = (at(y - 1, x) + at(y + 1, x) + at(y, x - 1) + at(y, x + 1))
+          / (4 + fading);
+      }
+    }
+  }
+  return result;
 }
 
 const triangle = x => Math.max(0, 1 - Math.abs(x));

@@ -7,6 +7,7 @@ a few windows, however large the picture is.
 from collections.abc import Callable, Iterator
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 from PIL import Image
@@ -15,7 +16,10 @@ from migan_jax import inpaint
 from migan_jax.model.io import model_input
 from migan_jax.photo import blend
 from migan_jax.photo import plan as plan_lib
+from migan_jax.photo import seam
 
+# Pixels of the network round a hole that matter for how its fill meets them.
+_MARGIN = 4
 # Rows of an enlarged fill that are made at a time.
 _ROWS = 1024
 
@@ -173,6 +177,8 @@ def _finish(output, seen, canvas, done, soft, group, window, settings, rng):
     """The fills of one window."""
     levels, known = seen
     painted = np.clip(output * 127.5 + 127.5, 0, 255)
+    near = _near(window, group.factor, _MARGIN + int(np.ceil(settings.feather)), len(known))
+    painted[near] = np.clip(seam.met(painted[near], levels[near], known[near]), 0, 255)
     # Reaching as far as the feather does.
     width = settings.feather * max(group.factor, 1)
     reach = int(np.ceil(width)) + 1
@@ -194,6 +200,16 @@ def _finish(output, seen, canvas, done, soft, group, window, settings, rng):
         strip = area._replace(top=top, bottom=min(top + _ROWS, area.bottom))
         yield _blended(enlarged(source, window.seen, strip), strip, canvas, done, soft,
                        core, width, settings, rng)
+
+
+def _near(window, factor, margin, resolution):
+    """Slices of what the network saw: the core and a margin, in pixels of the network."""
+    core, seen = window.core, window.seen
+    spans = ((core.top - seen.top, core.bottom - seen.top),
+             (core.left - seen.left, core.right - seen.left))
+    return tuple(slice(max(math.floor(first / factor) - margin, 0),
+                       min(math.ceil(last / factor) + margin, resolution))
+                 for first, last in spans)
 
 
 def enlarged(source: np.ndarray, seen: plan_lib.Box, part: plan_lib.Box) -> np.ndarray:
