@@ -41,13 +41,13 @@ def run(out: os.PathLike | str, weights: str = '', protocol: str = 'paper',
       ValueError: none of the networks is there, or a file has the wrong hash or does
         not hold what it should; nothing is written then.
     """
-    protocol = inception.PROTOCOLS[protocol]
-    loaded = networks_lib.load_networks(protocol, weights, METRICS, fetch)
+    chosen = inception.PROTOCOLS[protocol]
+    loaded = networks_lib.load_networks(chosen, weights, METRICS, fetch)
     if not loaded.files:
         raise ValueError('\n'.join(
             ['no metric network is there', *loaded.missing.values()]))
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    networks_lib.write_networks(out, protocol, loaded)
+    networks_lib.write_networks(out, chosen, loaded)
     return loaded
 
 

@@ -180,7 +180,7 @@ def measure(networks: Any, composite: jax.typing.ArrayLike, image: jax.typing.Ar
         and not (figure.network == 'lpips' and small)}
 
 
-def summarize(columns: Mapping[str, np.ndarray], *, resamples: int = 1000
+def summarize(columns: Mapping[str, np.typing.ArrayLike], *, resamples: int = 1000
               ) -> dict[str, dict[str, Any]]:
     """Means over images, with bootstrap 95 % confidence intervals.
 

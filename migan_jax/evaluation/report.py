@@ -4,7 +4,7 @@
 training computes the same figures on the device (`step`).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -104,21 +104,21 @@ def open_judge(protocol: str, side: int, count: int, asked: Sequence[str] = (),
         raise ValueError(f'protocol={protocol!r}: expected one of '
                          f'{", ".join(sorted(inception.PROTOCOLS))}.')
     check_names(asked, 'metrics')
-    protocol = inception.PROTOCOLS[protocol]
+    chosen = inception.PROTOCOLS[protocol]
     names = tuple(asked or figures_lib.NAMES)
     left_out = methods.check_counts(count, names) | too_small(side, names)
     for name in set(names).intersection(figures_lib.CLASSICAL):
         if why := classical.unavailable(count, name in asked):
             left_out[name] = why
     names = tuple(name for name in names if name not in left_out)
-    loaded = networks_lib.load_networks(protocol, weights, names, fetch)
+    loaded = networks_lib.load_networks(chosen, weights, names, fetch)
     left_out |= loaded.missing
     if refused := [why for name, why in left_out.items() if name in asked]:
         raise ValueError('\n'.join(dict.fromkeys(refused)))
     names = tuple(name for name in names if name not in left_out)
     scorer = methods.make_scorer(
-        protocol, loaded, [name for name in figures_lib.CLASSICAL if name in names])
-    return Judge(protocol, names, scorer, loaded.files, left_out)
+        chosen, loaded, [name for name in figures_lib.CLASSICAL if name in names])
+    return Judge(chosen, names, scorer, loaded.files, left_out)
 
 
 def measure(judge: Judge, batches: Iterable[dict[str, Any]], masks_of: Callable,
@@ -256,7 +256,7 @@ def published_table(number: int, outcomes: Sequence[Outcome], *, name: str,
                                dataset, side, len(outcomes[0].names)))
 
 
-def notes(what: str, judge: Judge, side: int, masks: str, unreadable: Sequence[str],
+def notes(what: str, judge: Judge, side: int, masks: str, unreadable: Collection[str],
           outcomes: Sequence[Outcome]) -> list[str]:
     """Sentences under the tables: what they were measured with, what is left out.
 

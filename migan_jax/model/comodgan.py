@@ -47,7 +47,7 @@ def latent_count(resolution: int) -> int:
     return 2 * resolution.bit_length() - 4
 
 
-def flatten_chw(x: jax.Array) -> jax.Array:
+def flatten_chw(x: Array) -> jax.Array:
     """[B, H, W, C] -> [B, C H W], in the published order (C, H, W)."""
     return jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)
 
@@ -72,7 +72,7 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> jax.Array:
         k, ci = self.size, x.shape[-1]
         kernel = self.param('kernel', nn.initializers.normal(1.0),
                             (k, k, ci, self.features))
@@ -101,7 +101,7 @@ class ModulatedConv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, w: jax.Array, noise_mode: str) -> jax.Array:
+    def __call__(self, x: Array, w: jax.Array, noise_mode: str) -> jax.Array:
         ci = x.shape[-1]
         style = Dense(ci, bias_init=1.0, name='affine')(w)                   # [B, ci]
         kernel = self.param('kernel', nn.initializers.normal(1.0),
@@ -128,7 +128,7 @@ class ToRGB(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
+    def __call__(self, x: Array, w: jax.Array) -> jax.Array:
         ci = x.shape[-1]
         style = Dense(ci, bias_init=1.0, name='affine')(w) * ci**-0.5        # [B, ci]
         kernel = self.param('kernel', nn.initializers.normal(1.0), (1, 1, ci, 3))
@@ -147,7 +147,7 @@ class Mapping(nn.Module):
     layers: int
 
     @nn.compact
-    def __call__(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, z: Array) -> tuple[jax.Array, Array]:
         x = z * jax.lax.rsqrt(jnp.mean(jnp.square(z), 1, keepdims=True) + EPS)
         for i in range(self.layers):
             x = Dense(self.w_dim, activate=True, lr_multiplier=0.01, name=f'fc{i}')(x)
@@ -166,7 +166,7 @@ class EncoderBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x: Array) -> tuple[jax.Array, jax.Array]:
         if self.from_input:
             x = Conv(self.features, 1, dtype=self.dtype, name='fromrgb')(x)
         skip = Conv(self.features, dtype=self.dtype, name='conv0')(x)
@@ -182,7 +182,7 @@ class EncoderEnd(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x: Array) -> tuple[jax.Array, jax.Array]:
         skip = Conv(self.features, dtype=self.dtype, name='conv')(x)
         x = Dense(self.global_dim, activate=True, name='fc')(flatten_chw(skip))
         return nn.Dropout(self.dropout, deterministic=not self.has_rng('dropout'))(
@@ -199,7 +199,7 @@ class Encoder(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[int, jax.Array]]:
+    def __call__(self, x: Array) -> tuple[jax.Array, dict[int, jax.Array]]:
         ch = lambda r: channels(r, self.ch_base, self.ch_max)
         skips = {}
         for r in resolutions(self.resolution):
@@ -216,7 +216,7 @@ class DecoderStart(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, skip: jax.Array, styles: Callable[[int], jax.Array],
+    def __call__(self, x: Array, skip: jax.Array, styles: Callable[[int], jax.Array],
                  noise_mode: str) -> tuple[jax.Array, jax.Array]:
         x = Dense(16 * self.features, activate=True, name='fc')(x)
         x = jnp.transpose(x.reshape(-1, self.features, 4, 4), (0, 2, 3, 1))
@@ -232,7 +232,7 @@ class DecoderBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, skip: jax.Array, styles: Callable[[int], jax.Array],
+    def __call__(self, x: Array, skip: jax.Array, styles: Callable[[int], jax.Array],
                  noise_mode: str) -> tuple[jax.Array, jax.Array]:
         x = ModulatedConv(self.features, up=True, dtype=self.dtype, name='conv0')(
             x, styles(self.first), noise_mode)
@@ -249,7 +249,7 @@ class Decoder(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, skips: dict[int, jax.Array], ws: jax.Array, noise_mode: str
+    def __call__(self, x: Array, skips: dict[int, jax.Array], ws: jax.Array, noise_mode: str
                  ) -> tuple[jax.Array, dict[int, jax.Array]]:
         # Co-modulation: every style comes from both w and the global feature.
         styles = lambda i: jnp.concatenate([ws[:, i], x_global], 1)
@@ -306,7 +306,7 @@ class Generator(nn.Module):
         """
         return jax.vmap(lambda key: jax.random.normal(key, (self.z_dim,)))(keys)
 
-    def map(self, z: Array, psi: float = 1.0) -> jax.Array:
+    def map(self, z: Array, psi: float | Array = 1.0) -> jax.Array:
         """Mapped latents, one per style input.
 
         Args:
@@ -321,14 +321,14 @@ class Generator(nn.Module):
         return jnp.broadcast_to(
             w[:, None], (len(w), latent_count(self.resolution), self.w_dim))
 
-    def synthesize(self, x: jax.Array, ws: jax.Array, noise_mode: str = 'random'
+    def synthesize(self, x: Array, ws: jax.Array, noise_mode: str = 'random'
                    ) -> tuple[jax.Array, dict[int, jax.Array]]:
         """As `__call__`, from mapped latents f32[B, latent_count(R), w_dim]."""
         x_global, skips = self.encoder(x)
         return self.decoder(x_global, skips, ws, noise_mode)
 
-    def __call__(self, x: jax.Array, noise_mode: str = 'random', z: Array | None = None,
-                 psi: float = 1.0) -> tuple[jax.Array, dict[int, jax.Array]]:
+    def __call__(self, x: Array, noise_mode: str = 'random', z: Array | None = None,
+                 psi: float | Array = 1.0) -> tuple[jax.Array, dict[int, jax.Array]]:
         """Paints the holes.
 
         Args:
@@ -362,7 +362,7 @@ class ResidualBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> jax.Array:
         if self.from_input:
             x = Conv(self.features, 1, dtype=self.dtype, name='fromrgb')(x)
         skip = Conv(self.out_features, 1, down=True, gain=SQRT_HALF, use_bias=False,
@@ -387,7 +387,7 @@ class Discriminator(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> jax.Array:
         """Scores images.
 
         Args:

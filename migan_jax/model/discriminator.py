@@ -6,6 +6,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from migan_jax.devices import Array
 from migan_jax.model.layers import channels
 from migan_jax.model.layers import check_input
 from migan_jax.model.layers import ConvBlock
@@ -27,7 +28,7 @@ class ResidualBlock(nn.Module):
     from_input: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> jax.Array:
         if self.from_input:
             # In float32, as far as the activation: the image's gradient, which the
             # generator learns from, is a product with this kernel, and rounding the
@@ -60,7 +61,7 @@ class Discriminator(nn.Module):
     spec: ConvSpec = ConvSpec()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> jax.Array:
         """Scores images.
 
         Args:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from migan_jax.devices import Array
 from migan_jax.model.ops import up2
 
 # The pyramid ends where the generator's does.
@@ -29,7 +30,7 @@ def flag_value(passes: int) -> np.ndarray:
     return np.array(1 + passes, np.float32)
 
 
-def starting_fill(x: jax.Array, passes: int) -> jax.Array:
+def starting_fill(x: Array, passes: int) -> jax.Array:
     """Fills the holes of a generator's input by what surrounds them.
 
     Each level halves the one before: a pixel is the mean of those of its four parents
@@ -81,7 +82,7 @@ def _halve(x):
     return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), (2, 4))
 
 
-def resize2(x: jax.Array) -> jax.Array:
+def resize2(x: Array) -> jax.Array:
     """Bilinear to twice the size, pixel centres at half-integers, edges repeated.
 
     Args:

@@ -6,6 +6,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from migan_jax.devices import Array
 from migan_jax.model.fill import starting_fill
 from migan_jax.model.layers import channels
 from migan_jax.model.layers import check_input
@@ -26,7 +27,7 @@ class EncoderBlock(nn.Module):
     from_input: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x: Array) -> tuple[jax.Array, jax.Array]:
         if self.from_input:
             x = PointwiseConv(self.features, self.spec, use_branches=False,
                               activate=True, name='fromrgb')(x)
@@ -43,7 +44,7 @@ class Encoder(nn.Module):
     spec: ConvSpec
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, dict[int, jax.Array]]:
+    def __call__(self, x: Array) -> tuple[jax.Array, dict[int, jax.Array]]:
         ch = lambda r: channels(r, self.ch_base, self.ch_max)
         skips = {}
         for r in resolutions(self.resolution):
@@ -62,7 +63,7 @@ class DecoderBlock(nn.Module):
     noise: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, skip: jax.Array, noise_mode: str
+    def __call__(self, x: Array, skip: jax.Array, noise_mode: str
                  ) -> tuple[jax.Array, jax.Array]:
         x = ConvBlock(self.features, self.spec, up=self.up, noise=self.noise,
                       name='conv1')(x, noise_mode)
@@ -82,7 +83,7 @@ class Decoder(nn.Module):
     noise_at_4x4: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, skips: dict[int, jax.Array], noise_mode: str
+    def __call__(self, x: Array, skips: dict[int, jax.Array], noise_mode: str
                  ) -> tuple[jax.Array, dict[int, jax.Array]]:
         rgbs = {}
         image = None
@@ -121,7 +122,7 @@ class Generator(nn.Module):
         return None
 
     @nn.compact
-    def __call__(self, x: jax.Array, noise_mode: str = 'random', z: None = None
+    def __call__(self, x: Array, noise_mode: str = 'random', z: None = None
                  ) -> tuple[jax.Array, dict[int, jax.Array]]:
         """Paints the holes.
 

@@ -79,7 +79,7 @@ def check_resolution(resolution: int) -> None:
             '64, 128, 256, 512, ...): set config.model.resolution to one of these.')
 
 
-def check_input(x: jax.Array, resolution: int, network: str) -> None:
+def check_input(x: Array, resolution: int, network: str) -> None:
     """Raises ValueError unless x is [B, R, R, 4] and R a power of two from 16.
 
     Args:
@@ -177,7 +177,7 @@ class Noise(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array, mode: str) -> jax.Array:
+    def __call__(self, x: Array, mode: str) -> jax.Array:
         b, h, w, _ = x.shape
         strength = self.param('strength', nn.initializers.zeros, ())
         plane = self.variable(
@@ -216,7 +216,7 @@ class ConvBlock(nn.Module):
     gain: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, noise_mode: str = 'none') -> jax.Array:
+    def __call__(self, x: Array, noise_mode: str = 'none') -> jax.Array:
         dtype = self.spec.dtype
         ci = x.shape[-1]
         if self.spec.depthwise:
@@ -261,7 +261,7 @@ class PointwiseConv(nn.Module):
     precision: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> jax.Array:
         dtype = self.spec.dtype
         kernel = Kernel((1, 1, x.shape[-1], self.features), self.spec,
                         self.use_branches, name='pointwise')().astype(dtype)
@@ -301,7 +301,7 @@ class Dense(nn.Module):
     lr_multiplier: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> jax.Array:
         fan_in, m = x.shape[-1], self.lr_multiplier
         kernel = self.param(
             'kernel', nn.initializers.normal(1.0 / m), (fan_in, self.features))
@@ -316,7 +316,7 @@ def std_group(count: int) -> int:
     return max(group for group in (1, 2, 3, 4) if count % group == 0)
 
 
-def minibatch_std(x: jax.Array) -> jax.Array:
+def minibatch_std(x: Array) -> jax.Array:
     """Appends the standard deviation over groups of samples as one channel.
 
     Samples j, j + N/4, j + 2N/4, j + 3N/4 form a group.  If 4 does not divide N

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from migan_jax.devices import Array
+
 # Python floats, never NumPy scalars: a float64 scalar would promote bfloat16.
 SQRT2 = float(np.sqrt(2.0))
 SQRT_HALF = 0.5**0.5
@@ -29,7 +31,7 @@ def at_least_float32(dtype: jax.typing.DTypeLike) -> np.dtype:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def lrelu(x: jax.Array, gain: float = 1.0) -> jax.Array:
+def lrelu(x: Array, gain: float = 1.0) -> jax.Array:
     """Leaky ReLU (slope 0.2) times sqrt(2) * gain, clamped to +-256 * gain.
 
     A maximum, and a gradient that reads the output, not a selection: the predicate of
@@ -65,7 +67,7 @@ lrelu.defvjp(_lrelu_fwd, _lrelu_bwd)
 
 
 @jax.custom_vjp
-def add_broadcast(x: jax.Array, b: jax.Array) -> jax.Array:
+def add_broadcast(x: Array, b: Array) -> jax.Array:
     """x + b in the dtype of x; the gradient of b is summed in float32.
 
     Plain addition sums it in the dtype of x: in bfloat16 on CPU so coarsely that the
@@ -108,7 +110,7 @@ def _shifts(x):
 
 
 @jax.custom_vjp
-def depthwise_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def depthwise_conv3x3(x: Array, kernel: Array) -> jax.Array:
     """Depthwise 3x3 convolution with zero padding 1.
 
     Args:
@@ -122,7 +124,7 @@ def depthwise_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def depthwise_kernel_grad(x: jax.Array, g: jax.Array) -> jax.Array:
+def depthwise_kernel_grad(x: Array, g: Array) -> jax.Array:
     """Gradient of `depthwise_conv3x3` with respect to its kernel.
 
     Args:
@@ -272,7 +274,7 @@ def _up2_products(x):
         x, *(2 * _down2_matrix(2 * n).T for n in x.shape[1:3]))
 
 
-def is_narrow(x: jax.Array) -> bool:
+def is_narrow(x: Array) -> bool:
     """Whether x is an image rather than features.
 
     For so few channels TPU convolutions want the batch in the lanes: with 8 images the
@@ -282,7 +284,7 @@ def is_narrow(x: jax.Array) -> bool:
 
 
 @jax.custom_vjp
-def down2(x: jax.Array) -> jax.Array:
+def down2(x: Array) -> jax.Array:
     """FIR low-pass and decimation: [B, H, W, C] -> [B, H/2, W/2, C], pad 1.
 
     On TPU a grouped convolution moves the fewest bytes, for images products with
@@ -293,7 +295,7 @@ def down2(x: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def up2(x: jax.Array) -> jax.Array:
+def up2(x: Array) -> jax.Array:
     """Zero insertion and FIR with gain 4: [B, H, W, C] -> [B, 2H, 2W, C].
 
     Exactly 4 times the transpose of `down2`, hence each is the other's gradient.  A
@@ -309,7 +311,7 @@ up2.defvjp(lambda x: (up2(x), None), lambda _, g: (down2(g) * 4.0,))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def fir(x: jax.Array, padding: int) -> jax.Array:
+def fir(x: Array, padding: int) -> jax.Array:
     """The FIR low-pass alone: [B, H, W, C] -> [B, H + 2p - 3, W + 2p - 3, C].
 
     The taps are symmetric, so its gradient is the filter with padding 3 - p.
@@ -372,7 +374,7 @@ def _down_in_two(x, kernel):
     return _conv(fir(x, 2), kernel, (2, 2), 'VALID')
 
 
-def conv3x3_resampled(x: jax.Array, kernel: jax.Array, *, up: bool = False, down: bool = False
+def conv3x3_resampled(x: Array, kernel: Array, *, up: bool = False, down: bool = False
                       ) -> jax.Array:
     """Dense 3x3 convolution with optional FIR resampling by 2.
 
@@ -400,7 +402,7 @@ def conv3x3_resampled(x: jax.Array, kernel: jax.Array, *, up: bool = False, down
     return _conv(x, kernel, (1, 1), 'SAME')
 
 
-def conv1x1(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike = None
+def conv1x1(x: Array, kernel: Array, precision: jax.lax.PrecisionLike = None
             ) -> jax.Array:
     """1x1 convolution: [B, H, W, ci], [1, 1, ci, co] -> [B, H, W, co].
 
@@ -412,7 +414,7 @@ def conv1x1(x: jax.Array, kernel: jax.Array, precision: jax.lax.PrecisionLike = 
     return y.reshape(*x.shape[:3], -1)
 
 
-def separable_conv(x: jax.Array, depthwise: jax.Array, bias: jax.Array, pointwise: jax.Array, *,
+def separable_conv(x: Array, depthwise: Array, bias: Array, pointwise: Array, *,
                    gain: float, down: bool) -> jax.Array:
     """Depthwise 3x3, bias, activation, [down2], 1x1: the heart of a `ConvBlock`.
 
