@@ -146,7 +146,7 @@ def parse_metrics(text: str) -> tuple[str, ...]:
     return metrics
 
 
-def open_method(checkpoint: str, options: Options, seed: int | None) -> Method:
+def open_method(checkpoint: str, options: Options, seed: int | None, images: str) -> Method:
     """The one method that the options name.
 
     Raises:
@@ -178,7 +178,8 @@ def open_method(checkpoint: str, options: Options, seed: int | None) -> Method:
         resolution = options.resolution or painters.first_size(folder(first))
 
         def painter_of(label, stems):
-            files = mask_files.files_of(folder(label), stems, 'prediction')
+            files = mask_files.files_of(
+                folder(label), paintable(images, folder(label), stems), 'prediction')
             mask_files.check_sizes(files, resolution, 'prediction')
             return painters.from_folder(files)
 
@@ -192,6 +193,23 @@ def open_method(checkpoint: str, options: Options, seed: int | None) -> Method:
         painter, resolution = painters.from_torchscript(
             path, options.contract, options.resolution)
     return Method(name, what, resolution, lambda label, stems: painter)
+
+
+def paintable(images: str, folder: str, stems: Sequence[str]) -> list[str]:
+    """Stems without those of unreadable originals that a folder has no picture for.
+
+    No method paints such an original, `--save_predictions` neither.
+    """
+    originals, painted = image_files.by_stem(images), image_files.by_stem(folder)
+
+    def readable(stem):
+        try:
+            image_files.decode(originals[stem])
+        except image_files.UnreadableImage:
+            return False
+        return True
+
+    return [s for s in stems if s in painted or readable(s)]
 
 
 def label_of(bounds: tuple[float, float]) -> str:
@@ -323,7 +341,7 @@ def run(checkpoint: str, images: str, out: str, seed: int | None = None,
     if options.table == 2:
         options = options._replace(
             hole_ranges=options.hole_ranges or published.HOLE_RANGES)
-    method = open_method(checkpoint, options, seed)
+    method = open_method(checkpoint, options, seed, images)
     config, resolution = method.config, method.resolution
     seed = seed_of(config, seed)
     ranges = ranges_of(options, config)

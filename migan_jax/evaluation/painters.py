@@ -142,18 +142,19 @@ def from_folder(files: Mapping[str, os.PathLike | str]) -> methods.Painter:
     """Painter of pictures made earlier.
 
     Args:
-      files: {stem: path}, all R x R.
+      files: {stem: path}, all R x R; without those of unreadable originals, for which
+        0 is painted.
     """
     def paint(stems, images, masks):
         del masks
         output = np.zeros(images.shape, np.uint8)
         for i, s in enumerate(stems):
-            if s:
+            if s in files:
                 output[i] = image_files.decode(files[s])
         return model_io.from_uint8(output)
 
     def identity(stems):
-        return methods.key_of(*(file_hash(files[s]) for s in stems))
+        return methods.key_of(*(file_hash(files[s]) for s in stems if s in files))
 
     return methods.Painter(paint, identity)
 

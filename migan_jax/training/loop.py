@@ -319,6 +319,7 @@ class _Run:
             self._total, jax.device_count(), jax.devices()[0].device_kind)
         if self._step == 0 and self._config.init_from:
             self._measured = self._evaluate()   # what fine-tuning has to improve on
+            self._write_page()   # the next evaluation may be hours away
         with contextlib.closing(self._batches()) as batches:
             while self._step < self._total:
                 try:

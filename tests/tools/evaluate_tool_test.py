@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -135,6 +136,34 @@ def test_saved_predictions_are_the_composites(sets, tmp_path):
     again = run(sets, tmp_path / 'second', masks=folders(sets)['masks'],
                 predictions=str(saved))
     assert again == summary
+
+
+def test_saved_predictions_need_none_of_a_damaged_picture(sets, tmp_path):
+    """As documented: --save_predictions of one method are --predictions of the other."""
+    images, saved, masks = (tmp_path / name for name in ('photos', 'saved', 'masks'))
+    shutil.copytree(sets[0] / 'images', images)
+    (images / 'damaged.jpg').write_bytes(b'not a picture')
+    line = [f'--images={images}', '--resolution=128']
+    model = ['--checkpoint=demo', f'--save_predictions={saved}', f'--save_masks={masks}']
+    painted = [f'--predictions={saved}', f'--masks={masks}']
+
+    def means(name, method):
+        done = subprocess.run(
+            [sys.executable, TOOLS / 'evaluate.py', *line, *method, '--json',
+             f'--out={tmp_path / name}'], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert list(report_of(tmp_path / name)['unreadable']) == ['damaged.jpg']
+        return json.loads(done.stdout)
+
+    first, again = means('first', model), means('again', painted)
+    assert first['images'] == again['images'] == COUNT
+    # Saved pictures have 8 bits.
+    assert again['psnr'] == pytest.approx(first['psnr'], abs=0.02)
+    # Of a picture that opens, one is needed still.
+    (saved / 'pic.2.png').unlink()
+    with pytest.raises(ValueError, match='no prediction for 1 of 5 images: pic.2;'):
+        run(sets, tmp_path / 'o', images=str(images), predictions=str(saved),
+            masks=str(masks))
 
 
 def test_only_what_changed_is_painted_again(sets, tmp_path, monkeypatch):

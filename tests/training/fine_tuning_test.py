@@ -184,12 +184,21 @@ def test_a_smaller_generator_lends_its_blocks(tmp_path):
         state_lib.warm_start(fresh, config, str(tmp_path / 'small'))
 
 
-def test_discriminator_trains_alone_at_first(tmp_path):
+def test_discriminator_trains_alone_at_first(tmp_path, monkeypatch):
     config, _ = fine_tuned(tmp_path)
     config.train.kimg = 3 * BATCH / 1000
     config.train.d_only_kimg = 2 * BATCH / 1000
     config.checkpoint.every_kimg, config.checkpoint.keep_last = BATCH / 1000, 3
+    iterate, page_was_there = loop._Run._iterate, []
+
+    def watched(self, images):
+        page_was_there.append((tmp_path / 'run' / 'report.html').exists())
+        iterate(self, images)
+
+    monkeypatch.setattr(loop._Run, '_iterate', watched)
     loop.train(config, str(tmp_path / 'run'))
+    # What it begins with can be looked at meanwhile.
+    assert page_was_there == [True] * 3
     models = state_lib.build_models(config)
     abstract = state_lib.abstract_state(models, 16)
     _, manager, _ = checkpoint_lib.open_checkpoint(str(tmp_path / 'run'))
