@@ -50,15 +50,17 @@ def test_one_process_agrees_with_itself():
 
 
 # Each was a run that trained on silently wrong, hung or died without a sentence.
-@pytest.mark.parametrize('flag, named', [
-    ('--config.optim.g_lr=0.002', 'config.optim.g_lr is '),
-    pytest.param('--config.checkpoint.every_kimg=0.016',
+@pytest.mark.parametrize('of_last, named', [
+    ({'flags_of_last': ['--config.optim.g_lr=0.002']}, 'config.optim.g_lr is '),
+    pytest.param({'flags_of_last': ['--config.checkpoint.every_kimg=0.016']},
                  'config.checkpoint.every_kimg is ', marks=pytest.mark.slow),
-    pytest.param('--config.model.ch_max=16', 'config.model.ch_max is ',
+    pytest.param({'flags_of_last': ['--config.model.ch_max=16']}, 'config.model.ch_max is ',
                  marks=pytest.mark.slow),
-    pytest.param('--workdir=elsewhere', 'workdir is ', marks=pytest.mark.slow)])
-def test_processes_with_other_flags_end_before_they_compile(tmp_path, flag, named):
-    runs = start_group(2, tmp_path / 'run', 3, flags_of_last=(flag,))
+    pytest.param({'flags_of_last': ['--workdir=elsewhere']}, 'workdir is ',
+                 marks=pytest.mark.slow),
+    pytest.param({'devices_of_last': 3}, 'local devices is 1 on ', marks=pytest.mark.slow)])
+def test_processes_that_differ_end_before_they_compile(tmp_path, of_last, named):
+    runs = start_group(2, tmp_path / 'run', 3, **of_last)
     texts = [run.wait(1) for run in runs]
     for text in texts:
         assert 'were not started alike, nothing was trained' in text
