@@ -15,6 +15,7 @@ from PIL import Image
 from migan_jax import inpaint
 from migan_jax.model.io import model_input
 from migan_jax.photo import blend
+from migan_jax.photo import grain
 from migan_jax.photo import plan as plan_lib
 from migan_jax.photo import seam
 
@@ -189,7 +190,7 @@ def _finish(output, seen, canvas, done, soft, group, window, settings, rng):
                         min(core.right + reach, window.seen.right))
     if group.factor == 1:
         yield _blended(_cut(painted, area, window.seen), area, canvas, done, soft, core,
-                       width, settings, rng)
+                       width, 1, settings, rng)
         return
     # Enlarged from known pixels outside the hole, so that its edge is theirs.
     source = np.where(known[..., None], levels, painted)
@@ -199,7 +200,7 @@ def _finish(output, seen, canvas, done, soft, group, window, settings, rng):
     for top in range(area.top, area.bottom, _ROWS):
         strip = area._replace(top=top, bottom=min(top + _ROWS, area.bottom))
         yield _blended(enlarged(source, window.seen, strip), strip, canvas, done, soft,
-                       core, width, settings, rng)
+                       core, width, group.factor, settings, rng)
 
 
 def _near(window, factor, margin, resolution):
@@ -236,7 +237,7 @@ def _cut(painted, area, seen):
                    area.left - seen.left:area.right - seen.left]
 
 
-def _blended(painted, area, canvas, done, soft, core, width, settings, rng):
+def _blended(painted, area, canvas, done, soft, core, width, factor, settings, rng):
     """The `Fill` of an area of which `painted` shows everything."""
     picture, known = canvas[area.slices], done[area.slices]
     inside = np.zeros(known.shape, bool)
@@ -244,12 +245,27 @@ def _blended(painted, area, canvas, done, soft, core, width, settings, rng):
            max(core.left - area.left, 0):max(core.right - area.left, 0)] = True
     hole = ~known & inside
     if settings.grain:
-        painted = blend.with_grain(painted, picture, known, rng)
+        noise = _grain(painted, hole, area, canvas, done, factor, rng)
+        # Under the feather enlarged fills lack it, too; native ones are what was there.
+        painted = painted + (noise if factor > 1 else noise * hole[..., None])
     if soft is None:
         weight = blend.feathered(hole, width)
     else:
         weight = np.where(hole, 1 - soft[area.slices] / np.float32(255), 0)
     return Fill(area, blend.mix(picture, painted, weight), weight.astype(np.float32))
+
+
+def _grain(painted, hole, area, canvas, done, factor, rng):
+    """`grain.texture` for an area, measured round it, too."""
+    height, width = done.shape
+    wide = plan_lib.Box(max(area.top - grain.REACH, 0), min(area.bottom + grain.REACH, height),
+                        max(area.left - grain.REACH, 0), min(area.right + grain.REACH, width))
+    part = (slice(area.top - wide.top, area.bottom - wide.top),
+            slice(area.left - wide.left, area.right - wide.left))
+    picture = canvas[wide.slices]
+    filled, holes = picture.astype(np.float32), np.zeros(picture.shape[:2], bool)
+    filled[part], holes[part] = painted, hole
+    return grain.texture(filled, holes, picture, done[wide.slices], factor, rng)[part]
 
 
 def _apply(canvas, fill):
