@@ -26,6 +26,7 @@ import torch
 from torch.nn import functional
 
 from migan_jax.export import onnx_core
+from migan_jax.model import fill
 from migan_jax.model import topology
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
@@ -97,6 +98,58 @@ class _Operators:
         return self.depthwise(image, taps, padding=1)
 
 
+def _paint(config, variables, largest, x):
+    """The generator, on its starting fill if it has one; f32 [1, 4, R, R]."""
+    model = config.model
+    paint = lambda x: topology.walk(_Operators(variables, largest), x, model.resolution)
+    if not model.get('fill', False):
+        return paint(x)
+    known = mb.slice_by_size(x=x, begin=[0] * 4, size=[1, 1, *x.shape[2:]])
+    start = _starting_fill(x, model.resolution, model.get('fill_passes', 0))
+    return mb.add(x=paint(mb.concat(values=[known, start], axis=1)), y=start)
+
+
+def _starting_fill(x, resolution, passes):
+    """`fill.starting_fill`."""
+    number = np.float32
+    pool = lambda y: mb.avg_pool(
+        x=y, kernel_sizes=[2, 2], strides=[2, 2], pad_type='valid')
+    mean = lambda y: mb.reduce_mean(x=y, axes=[2, 3], keep_dims=True)
+    at_least = lambda y, least: mb.maximum(x=y, y=number(least))
+    cross = np.array([[0, .25, 0], [.25, 0, .25], [0, .25, 0]], number)
+
+    def filled(values, known, colour):
+        hole = mb.sub(x=number(1), y=known)
+        fill_holes = lambda y: mb.add(x=colour, y=mb.mul(x=y, y=hole))
+        values = fill_holes(values)
+        for _ in range(passes):
+            around = mb.pad(x=values, pad=[1] * 4, mode='replicate')
+            values = fill_holes(mb.conv(
+                x=around, weight=np.tile(cross, (3, 1, 1, 1)), groups=3))
+        return values
+
+    side = x.shape[2:]
+    known = mb.add(x=mb.slice_by_size(x=x, begin=[0] * 4, size=[1, 1, *side]),
+                   y=number(0.5))
+    colour = mb.slice_by_size(x=x, begin=[0, 1, 0, 0], size=[1, 3, *side])
+    levels = []
+    while resolution > fill.LOWEST:
+        levels.append((known, colour))
+        share = pool(known)
+        colour = mb.real_div(x=pool(colour), y=at_least(share, 0.25))
+        known = mb.minimum(x=mb.mul(x=share, y=number(4)), y=number(1))
+        resolution //= 2
+    coarse = filled(
+        mb.real_div(x=mean(colour), y=at_least(mean(known), fill.SMALLEST_SHARE)),
+        known, colour)
+    for known, colour in reversed(levels):
+        coarse = filled(
+            mb.upsample_bilinear(x=coarse, scale_factor_height=2, scale_factor_width=2,
+                                 align_corners=False, half_pixel_centers=True),
+            known, colour)
+    return coarse
+
+
 def _check(config, variables):
     topology.check_deployable(config)
     onnx_core.check_finite(variables)
@@ -145,7 +198,7 @@ def write_core(config: ml_collections.ConfigDict, variables: Mapping[str, Any],
     @mb.program(input_specs=[mb.TensorSpec((1, 4, resolution, resolution))],
                 opset_version=ct.target.iOS16)
     def program(input):
-        y = topology.walk(_Operators(variables, largest), input, resolution)
+        y = _paint(config, variables, largest, input)
         return mb.identity(x=y, name='output')
 
     _convert(program, path, half, metadata)
@@ -175,7 +228,7 @@ def write_image(config: ml_collections.ConfigDict, variables: Mapping[str, Any],
         x = mb.add(x=mb.mul(x=image, y=np.float32(1 / 127.5)), y=np.float32(-1))
         seen = mb.concat(values=[mb.add(x=known, y=np.float32(-0.5)),
                                  mb.mul(x=x, y=known)], axis=1)
-        y = topology.walk(_Operators(variables, largest), seen, r)
+        y = _paint(config, variables, largest, seen)
         levels = mb.mul(x=mb.add(x=y, y=np.float32(1)), y=np.float32(127.5))
         levels = mb.clip(x=levels, alpha=0.0, beta=255.0)
         hole = mb.sub(x=np.float32(1), y=known)
@@ -216,16 +269,47 @@ def _conv(x, weight, strides, pad, dilations, groups, bias=None, **_):
         dilation=tuple(int(d) for d in dilations), groups=int(groups))
 
 
+def _avg_pool(x, kernel_sizes, strides, **_):
+    return functional.avg_pool2d(x, tuple(map(int, kernel_sizes)),
+                                 tuple(map(int, strides)))
+
+
+def _pad(x, pad, mode, **_):
+    top, bottom, left, right = (int(side) for side in pad)
+    return functional.pad(x, (left, right, top, bottom), mode=str(mode))
+
+
+def _slice(x, begin, size):
+    return x[tuple(slice(start, start + length) for start, length in zip(
+        begin.tolist(), size.tolist()))]
+
+
+def _upsample_bilinear(x, scale_factor_height, scale_factor_width, half_pixel_centers,
+                       **_):
+    return functional.interpolate(
+        x, scale_factor=(float(scale_factor_height), float(scale_factor_width)),
+        mode='bilinear', align_corners=not half_pixel_centers)
+
+
 _EVALUATED = {
     'add': lambda x, y: x + y,
+    'avg_pool': _avg_pool,
     'cast': lambda x, dtype: x,
     'clip': lambda x, alpha, beta: x.clamp(float(alpha), float(beta)),
     'concat': lambda values, axis, interleave: torch.cat(values, int(axis)),
     'conv': _conv,
     'identity': lambda x: x,
     'leaky_relu': lambda x, alpha: functional.leaky_relu(x, float(alpha)),
+    'maximum': lambda x, y: torch.maximum(x, y),
+    'minimum': lambda x, y: torch.minimum(x, y),
     'mul': lambda x, y: x * y,
+    'pad': _pad,
+    'real_div': lambda x, y: x / y,
+    'reduce_mean': lambda x, axes, keep_dims: x.mean(
+        tuple(map(int, axes)), keepdim=bool(keep_dims)),
+    'slice_by_size': _slice,
     'sub': lambda x, y: x - y,
+    'upsample_bilinear': _upsample_bilinear,
     'upsample_nearest_neighbor': lambda x, scale_factor_height, scale_factor_width:
         functional.interpolate(x, scale_factor=(
             float(scale_factor_height), float(scale_factor_width))),

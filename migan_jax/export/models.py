@@ -189,4 +189,4 @@ def lacks_starting_fill(model: Model, options: Options | None = None) -> str | N
     if not model.config.model.get('fill', False):
         return None
     return ('the model paints on a starting fill (config.model.fill), which this format '
-            'can not hold: export it as onnx, onnx_pipeline, torchscript or tflite.')
+            'can not hold: export it as torchscript, onnx or another of --formats.')

@@ -10,7 +10,6 @@ from migan_jax.export import comparison
 from migan_jax.export.models import Format
 from migan_jax.export.models import lacks_package
 from migan_jax.export.models import lacks_plain_convolutions
-from migan_jax.export.models import lacks_starting_fill
 from migan_jax.export.models import Model
 from migan_jax.export.models import Options
 from migan_jax import quiet
@@ -42,17 +41,22 @@ TFLITE = Format('migan.tflite', write_tflite, _in('tflite', 'load_generator'),
                 _in('tflite', 'operators'), lacks=lacks_plain_convolutions)
 
 
-def write_coreml(model: Model, path: pathlib.Path, options: Options) -> None:
-    from migan_jax.export import coreml
+def _coreml():
+    # It names each library that it knows another version of.
+    with quiet.stderr_unless_it_fails():
+        from migan_jax.export import coreml
+    return coreml
 
+
+def write_coreml(model: Model, path: pathlib.Path, options: Options) -> None:
+    coreml = _coreml()
     coreml.write_core(
         model.config, model.variables, path, half=options.half,
         largest=_largest(model, options), metadata=model.metadata)
 
 
 def write_coreml_image(model: Model, path: pathlib.Path, options: Options) -> None:
-    from migan_jax.export import coreml
-
+    coreml = _coreml()
     coreml.write_image(
         model.config, model.variables, path, half=options.half,
         largest=_largest(model, options),
@@ -65,8 +69,7 @@ def write_coreml_image(model: Model, path: pathlib.Path, options: Options) -> No
 def needs(package: str, extra: str) -> Callable[[Model, Options], str | None]:
     """`Format.lacks` of a format that needs a package, which an extra brings."""
     def lacks(model, options):
-        return (lacks_package(package, extra) or lacks_plain_convolutions(model)
-                or lacks_starting_fill(model))
+        return lacks_package(package, extra) or lacks_plain_convolutions(model)
     return lacks
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from migan_jax.export import onnx_core
 from migan_jax.model import topology
+from migan_jax.export.torch_module import starting_fill
 from migan_jax.export.torch_module import tensor_of
 from migan_jax.model.ops import CLAMP
 from migan_jax.model.ops import FIR_TAPS
@@ -51,6 +52,9 @@ class StaticGenerator(nn.Module):
         onnx_core.check_finite(variables)
         self.resolution = config.model.resolution
         self.largest = largest
+        # Of the starting fill; None if the model has none.
+        self.fill_passes = (config.model.get('fill_passes', 0)
+                            if config.model.get('fill', False) else None)
         params = variables['params']
         for layer in topology.layers(self.resolution):
             own = layer.of(params)
@@ -77,7 +81,11 @@ class StaticGenerator(nn.Module):
         return self._buffers.get(f'{layer}.{what}'.replace('.', '_'))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return topology.walk(self, x, self.resolution)
+        if self.fill_passes is None:
+            return topology.walk(self, x, self.resolution)
+        start = starting_fill(x, self.resolution, self.fill_passes)
+        seen = torch.cat([x[:, :1], start], 1)
+        return topology.walk(self, seen, self.resolution) + start
 
     # The operators of `topology.walk`.
 
@@ -93,11 +101,11 @@ class StaticGenerator(nn.Module):
     def block(self, x: torch.Tensor, layer: topology.Layer) -> torch.Tensor:
         kernel = self.number(layer, 'depthwise')
         x = functional.conv2d(x, kernel, self.number(layer, 'bias'), padding=1,
-                              groups=len(kernel))
+                              groups=kernel.shape[0])
         x = self.activation(x, f'{layer}.depthwise')
         if layer.down:
             x = functional.conv2d(x, self.number(layer, 'fir'), stride=2, padding=1,
-                                  groups=len(kernel))
+                                  groups=kernel.shape[0])
         x = functional.conv2d(x, self.number(layer, 'pointwise'))
         if layer.up:
             x = self.up2(x, layer.resolution)

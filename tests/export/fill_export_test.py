@@ -65,6 +65,19 @@ def test_onnx_of_any_size(checkpoint):
     assert painted.shape == (1, 3, 32, 32) and np.isfinite(painted).all()
 
 
+@pytest.mark.parametrize('name', ['coreml', 'executorch', 'ncnn'])
+def test_formats_of_phones(checkpoint, tmp_path, name):
+    model = exporting.load(str(checkpoint))
+    file = exporting.MORE_FORMATS[name]
+    lacks = file.lacks(model, exporting.Options())
+    if lacks:
+        pytest.skip(lacks)
+    exporting.export_one(name, model, tmp_path / file.file, exporting.Options(), [])
+    x = _inputs(16, [np.s_[1:15, 2:16], np.s_[:, :], np.s_[:9]])
+    np.testing.assert_allclose(
+        file.run(tmp_path / file.file, model.config)(x), model.generate(x), atol=1e-4)
+
+
 def test_half_precision_torchscript(checkpoint, tmp_path):
     report = exporting.export_one(
         'torchscript', exporting.load(str(checkpoint)), tmp_path / 'half.pt',
