@@ -5,9 +5,10 @@
 Takes the first --count photographs of --images, searched with the folders in it, that
 have --least_megapixels or more, and cuts holes into them whose size goes with the shorter
 side: spots, strokes, one blob, several blobs, and spots, strokes and blobs at once.  Each
-is filled by `resize`, `pipeline` and `photo` with one model, and by the methods of Telea
-and of Navier and Stokes (OpenCV), and compared with what was there. No method gets to see
-that: its holes show another part of the picture (see `hidden`). The figures:
+is filled by `resize`, `pipeline`, `photo` and `photo` without grain with one model, and by
+the methods of Telea and of Navier and Stokes (OpenCV), and compared with what was there. No
+method gets to see that: its holes show another part of the picture (see `hidden`). The
+figures:
 
 * PSNR over the pixels of the holes;
 * SSIM, the mean over the pixels of the holes;
@@ -128,6 +129,9 @@ def methods_of(generate: Callable, resolution: int) -> dict[str, Method]:
             generate, image, mask, resolution),
         'photo': lambda image, mask: paint.inpaint_photo(
             generate, image, mask, resolution),
+        # As `--grain=off`: random grain is for the eye, and costs figures.
+        'photo, no grain': lambda image, mask: paint.inpaint_photo(
+            generate, image, mask, resolution, paint.Settings(grain=False)),
         **classical.METHODS,
     }
 
