@@ -79,9 +79,11 @@ def _detail(levels, where, centres, sigma):
         rows, columns = inside.shape
         share[i, :rows, :columns] = inside
         blocks[i, :rows, :columns] = levels[part] * inside[..., None]
-    widths = (0, sigma, sigma)
-    mean = ndimage.gaussian_filter(blocks, (*widths, 0)) / np.maximum(
-        ndimage.gaussian_filter(share, widths), 1e-4)[..., None]
+    # A Gaussian of short rows is a product of matrices, a tenth of the filter's time.
+    along = ndimage.gaussian_filter1d(np.eye(_BLOCK, dtype=np.float32), sigma, axis=0)
+    near = np.maximum(along @ share @ along.T, 1e-4)
+    planes = np.moveaxis(blocks, -1, 0)
+    mean = np.moveaxis(along @ planes @ along.T / near, 0, -1)
     return (blocks - mean) * share[..., None], np.count_nonzero(share, (1, 2))
 
 
@@ -105,7 +107,10 @@ def _noise(spots, shape, rng):
         along * _BLOCK, along * _BLOCK, 3)
     side = fft.next_fast_len(min(max(*shape, len(spot)), _LARGEST), real=True)
     white = fft.rfft2(rng.standard_normal((side, side), np.float32))
-    tile = fft.irfft2(fft.rfft2(spot, (side, side), axes=(0, 1)) * white[..., None],
-                      (side, side), axes=(0, 1))
-    rows, columns = (np.arange(length) % side for length in shape)
-    return tile[rows[:, None], columns]
+    # Channels first, so that rows lie in one piece.
+    spectrum = fft.rfft2(np.moveaxis(spot, -1, 0), (side, side))
+    spectrum *= white
+    tile = np.moveaxis(fft.irfft2(spectrum, (side, side), overwrite_x=True), 0, -1)
+    if side < max(shape):
+        tile = np.tile(tile, (-(-shape[0] // side), -(-shape[1] // side), 1))
+    return tile[:shape[0], :shape[1]]

@@ -73,9 +73,10 @@ def inpaint_photo(generate: Callable, image: np.ndarray, mask: np.ndarray,
     Raises:
       ValueError: wrong dtype or shape, or the model painted non-finite values.
     """
+    known = inpaint.check(image, mask)
     result = image.copy()
-    for fill in fills(generate, image, mask, resolution, settings):
-        _apply(result, fill)
+    for _ in _painted(generate, result, known, resolution, settings, None):
+        pass   # Painted into the result.
     return result
 
 
@@ -90,8 +91,13 @@ def fills(generate: Callable, image: np.ndarray, mask: np.ndarray, resolution: i
         instead of a feather.
     """
     known = inpaint.check(image, mask)
-    canvas, done = image.copy(), known.copy()
-    levels = mask.reshape(known.shape) if soft else None
+    return _painted(generate, image.copy(), known, resolution, settings,
+                    mask.reshape(known.shape) if soft else None)
+
+
+def _painted(generate, canvas, known, resolution, settings, levels):
+    """Paints into `canvas`, and yields each `Fill`; `levels` are those of a soft mask."""
+    done = known.copy()
     for number, batch in enumerate(_batches(plan_lib.plan(known, resolution))):
         seen = [_look(canvas, done, window, group.factor, resolution)
                 for group, window in batch]
@@ -270,6 +276,6 @@ def _grain(painted, hole, area, canvas, done, factor, rng):
 
 def _apply(canvas, fill):
     """Puts a fill into a picture of 8 bits."""
-    target = canvas[fill.box.slices]
-    changed = fill.weight > 0
-    target[changed] = np.rint(np.clip(fill.levels[changed], 0, 255)).astype(np.uint8)
+    # In one pass over the area: picking pixels by a mask first takes longer.
+    levels = np.rint(np.clip(fill.levels, 0, 255)).astype(np.uint8)
+    np.copyto(canvas[fill.box.slices], levels, where=fill.weight[..., None] > 0)

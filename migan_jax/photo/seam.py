@@ -75,13 +75,19 @@ def continued(values: np.ndarray, where: np.ndarray, fading: float = 0.) -> np.n
     means = np.pad(values, (*even, (0, 0))).reshape(*small, -1).sum((1, 3))
     means /= np.maximum(count, 1)[..., None]
     coarse = continued(means, count > 0, 4 * fading)
-    result = np.where(where[..., None], values,
-                      _doubled(_doubled(coarse, 0), 1)[:height, :width])
+    # With a border, whose pixels repeat the edge's.
+    edged = np.empty((height + 2, width + 2, values.shape[-1]), np.float32)
+    result = edged[1:-1, 1:-1]
+    result[:] = np.where(where[..., None], values,
+                         _doubled(_doubled(coarse, 0), 1)[:height, :width])
     free = ~where[..., None]
     for _ in range(_PASSES):
-        edged = np.pad(result, ((1, 1), (1, 1), (0, 0)), 'edge')
-        mean = (edged[:-2, 1:-1] + edged[2:, 1:-1] + edged[1:-1, :-2]
-                + edged[1:-1, 2:]) / np.float32(4 + fading)
+        edged[0], edged[-1], edged[:, 0], edged[:, -1] = (
+            edged[1], edged[-2], edged[:, 1], edged[:, -2])
+        mean = edged[:-2, 1:-1] + edged[2:, 1:-1]
+        mean += edged[1:-1, :-2]
+        mean += edged[1:-1, 2:]
+        mean /= np.float32(4 + fading)
         np.copyto(result, mean, where=free)
     return result
 
