@@ -394,7 +394,8 @@ def evaluate(model: Model | str | os.PathLike,
         seed = config.eval.seed if 'eval' in config else 0
     names, batches = _batches_of(images, side, limit)
     if masks is not None or holes is not None:
-        masks_of = _given_masks(masks, holes, isinstance(images, (str, os.PathLike)),
+        folder = os.fspath(images) if isinstance(images, (str, os.PathLike)) else ''
+        masks_of = _given_masks(masks, holes, folder,
                                 [image_files.stem_of(name) for name in names], side)
     else:
         drawn = config.mask if 'mask' in config else {
@@ -461,13 +462,21 @@ def _batches_of(images, side, limit):
     return names, batches()
 
 
-def _given_masks(masks, holes, in_folder, stems, side):
-    """Function stems -> u8[B, R, R, 1], 1 = known, of masks handed over."""
-    if in_folder:
+def _given_masks(masks, holes, folder, stems, side):
+    """Function stems -> u8[B, R, R, 1], 1 = known, of masks handed over.
+
+    Args:
+      masks, holes: of `evaluate`.
+      folder: of the images; '' of pictures handed over.
+      stems: of the images.
+      side: R.
+    """
+    if folder:
         if holes is not None or not isinstance(masks, (str, os.PathLike)):
             raise ValueError('masks: expected a folder (white = known) for a folder of '
                              f'images, got {pictures_lib.describe(masks)}.')
-        files = mask_files.files_of(masks, stems, 'mask')
+        files = mask_files.files_of(
+            masks, mask_files.needed(folder, masks, stems), 'mask')
         mask_files.check_sizes(files, side, 'mask')
         return lambda stems: mask_files.read_masks(files, stems, side)
     name, values, inverted = pictures_lib.mask_or_hole(masks, holes)

@@ -179,7 +179,8 @@ def open_method(checkpoint: str, options: Options, seed: int | None, images: str
 
         def painter_of(label, stems):
             files = mask_files.files_of(
-                folder(label), paintable(images, folder(label), stems), 'prediction')
+                folder(label), mask_files.needed(images, folder(label), stems),
+                'prediction')
             mask_files.check_sizes(files, resolution, 'prediction')
             return painters.from_folder(files)
 
@@ -193,23 +194,6 @@ def open_method(checkpoint: str, options: Options, seed: int | None, images: str
         painter, resolution = painters.from_torchscript(
             path, options.contract, options.resolution)
     return Method(name, what, resolution, lambda label, stems: painter)
-
-
-def paintable(images: str, folder: str, stems: Sequence[str]) -> list[str]:
-    """Stems without those of unreadable originals that a folder has no picture for.
-
-    No method paints such an original, `--save_predictions` neither.
-    """
-    originals, painted = image_files.by_stem(images), image_files.by_stem(folder)
-
-    def readable(stem):
-        try:
-            image_files.decode(originals[stem])
-        except image_files.UnreadableImage:
-            return False
-        return True
-
-    return [s for s in stems if s in painted or readable(s)]
 
 
 def label_of(bounds: tuple[float, float]) -> str:
@@ -270,16 +254,19 @@ def ranges_of(options: Options, config: ml_collections.ConfigDict | None) -> lis
 
 
 def masks_for(options: Options, hole_range: report.Range, several: bool, stems: Sequence[str],
-              method: Method, seed: int) -> Callable[[Sequence[str]], np.ndarray]:
+              method: Method, seed: int, images: str, source: Any
+              ) -> Callable[[Sequence[str]], np.ndarray]:
     """Function stems -> u8[B, R, R, 1], read or generated, stored if wanted."""
     place = hole_range.label if several else ''
     if options.masks:
-        files = mask_files.files_of(os.path.join(options.masks, place), stems, 'mask')
+        folder = os.path.join(options.masks, place)
+        files = mask_files.files_of(
+            folder, mask_files.needed(images, folder, stems), 'mask')
         mask_files.check_sizes(files, method.resolution, 'mask')
         make = functools.partial(
             mask_files.read_masks, files, resolution=method.resolution,
             invert=options.invert_mask)
-        first = make(stems[:_LOOKED_AT])
+        first = make(list(files)[:_LOOKED_AT])
         for sentence in mask_files.mostly_hole(
                 f'the first {len(first)} masks', 1 - first.mean(), options.invert_mask):
             say(f'warning: {sentence}')
@@ -295,8 +282,10 @@ def masks_for(options: Options, hole_range: report.Range, several: bool, stems: 
 
     def make_and_store(stems):
         masks = make(stems)
+        # Known by now: the batch was read before its masks are made.
+        unreadable = {image_files.stem_of(name) for name in source.unreadable}
         for s, mask in zip(stems, masks):
-            if s:
+            if s and s not in unreadable:
                 make_masks.write_mask(os.path.join(folder, f'{s}.png'), mask)
         return masks
 
@@ -375,7 +364,8 @@ def run(checkpoint: str, images: str, out: str, seed: int | None = None,
 
     # Before the long work, so that a name that does not fit shows at once.
     several = len(ranges) > 1
-    makers = [masks_for(options, r, several, stems, method, seed) for r in ranges]
+    makers = [masks_for(options, r, several, stems, method, seed, images, source)
+              for r in ranges]
     painters_of = [method.painter_of(r.label, stems) for r in ranges]
 
     with contextlib.closing(batches()) as first:

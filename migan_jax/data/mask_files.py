@@ -13,6 +13,7 @@ import numpy as np
 from migan_jax.data import drawn_masks
 from migan_jax.data.drawn_masks import NotAMask
 from migan_jax.data import images as image_files
+from migan_jax.data import sources
 from migan_jax import storage
 
 # JPEG puts up to a tenth of a brush mask's pixels a few levels off 0 and 255, but at
@@ -115,6 +116,32 @@ def files_of(folder: str | os.PathLike, stems: Sequence[str], what: str
     return {s: found[s] for s in stems}
 
 
+def needed(images: str | os.PathLike, folder: str | os.PathLike, stems: Sequence[str]
+           ) -> list[str]:
+    """Stems without those of unreadable originals that a folder has no picture for.
+
+    No tool paints such an original, or stores its mask.
+
+    Args:
+      images: folder of the originals.
+      folder: of masks or predictions.
+      stems: of the originals.
+    """
+    originals, there = image_files.by_stem(images), image_files.by_stem(folder)
+    missing = sum(s not in there for s in stems)
+    if missing > max(sources.MAX_UNREADABLE * len(originals), 1):
+        return list(stems)   # refused anyway: nobody waits until all are decoded
+
+    def readable(stem):
+        try:
+            image_files.decode(originals[stem])
+        except image_files.UnreadableImage:
+            return False
+        return True
+
+    return [s for s in stems if s in there or readable(s)]
+
+
 def match(images: str | os.PathLike, masks: str | os.PathLike
           ) -> tuple[list[tuple[str, pathlib.Path, pathlib.Path]], list[pathlib.Path]]:
     """Which mask belongs to which image.
@@ -213,18 +240,18 @@ def read_masks(files: Mapping[str, pathlib.Path], stems: Sequence[str], resoluti
 
     Args:
       files: {stem: path}, white = known.
-      stems: '' for padding.
+      stems: of images, and others: padding '', unreadable originals, see `needed`.
       resolution: R.
       invert: white = hole instead.
 
     Returns:
-      u8[B, R, R, 1], 1 = known, 0 = hole; all known for padding.
+      u8[B, R, R, 1], 1 = known, 0 = hole; all known where there is no file.
 
     Raises:
       ValueError: unreadable, or not black and white.
     """
     masks = np.ones((len(stems), resolution, resolution, 1), np.uint8)
     for i, s in enumerate(stems):
-        if s:
+        if s in files:
             masks[i, :, :, 0] = read(files[s], invert)[0]
     return masks

@@ -20,9 +20,14 @@ def differing(config: ml_collections.ConfigDict,
     Fields that only one of them has are left out: another version wrote it.
     """
     ours, theirs = checks.fields_of(config), checks.fields_of(saved)
-    return {name: f'{theirs[name]!r} -> {ours[name]!r}'
+    return {name: f'{_shown(theirs[name])} -> {_shown(ours[name])}'
             for name in ours if name in theirs
             and checkpoint_lib.as_plain(ours[name]) != checkpoint_lib.as_plain(theirs[name])}
+
+
+def _shown(value):
+    """As a flag takes it; JSON has made lists of the saved tuples."""
+    return repr(tuple(value) if isinstance(value, list) else value)
 
 
 def review(config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict,

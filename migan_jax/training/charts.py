@@ -14,6 +14,10 @@ _WIDTH, _PLOT, _LEFT, _RIGHT, _BOTTOM = 640, 170, 70, 10, 30
 # Heights of letters and of a line of the legend.
 _FONT, _LINE = 12, 16
 _DASH, _GAP = 6, 4
+# Radius of a curve's only point.
+_DOT = 4
+# SVG's names of a text's ends -> Pillow's, on the baseline.
+_ANCHORS = {'start': 'ls', 'middle': 'ms', 'end': 'rs'}
 # Pixels of a picture for each unit of a sheet.
 _SCALE = 2
 
@@ -26,8 +30,15 @@ class Line(NamedTuple):
     dashed: bool = False
 
 
+class Dot(NamedTuple):
+    """A filled circle around (x, y)."""
+    x: float
+    y: float
+    colour: str
+
+
 class Text(NamedTuple):
-    """Words on a baseline at (x, y), which is their 'start' or 'end'."""
+    """Words on a baseline at (x, y), which is their 'start', 'middle' or 'end'."""
     x: float
     y: float
     words: str
@@ -65,15 +76,19 @@ def chart(title: str, curves: dict[str, list[tuple[float, float]]]) -> Chart | N
     for value in {low, (low + high) / 2, high}:
         shapes.append(Text(_LEFT - 6, down(value) + 4, f'{value:.3g}', anchor='end'))
         shapes.append(Line([(_LEFT - 3, down(value)), (_LEFT, down(value))], _AXIS))
-    for x, value, anchor in ((_LEFT, left, 'start'), (_WIDTH - _RIGHT, right, 'end')):
+    ends = ((_LEFT, left, 'start'), (_WIDTH - _RIGHT, right, 'end'))
+    for x, value, anchor in ends if right > left else [(across(left), left, 'middle')]:
         shapes.append(Text(x, bottom + 18, f'{value:.4g} kimg', anchor=anchor))
     for i, (name, points) in enumerate(curves.items()):
         colour, dashed = _COLOURS[i % len(_COLOURS)], name.startswith('-')
         y = _LINE * (i + 1)
         shapes += [
             Line([(_LEFT, y - 4), (_LEFT + 24, y - 4)], colour, 2, dashed),
-            Text(_LEFT + 30, y, f'{name.lstrip("-")}, last {points[-1][1]:.4g}', colour),
-            Line([(across(x), down(y)) for x, y in points], colour, 2, dashed)]
+            Text(_LEFT + 30, y, f'{name.lstrip("-")}, last {points[-1][1]:.4g}', colour)]
+        placed = [(across(x), down(y)) for x, y in points]
+        # One point has no length to be seen.
+        shapes.append(Line(placed, colour, 2, dashed) if len(placed) > 1
+                      else Dot(*placed[0], colour))
     return Chart(title, bottom + _BOTTOM, shapes)
 
 
@@ -87,11 +102,13 @@ def svg(drawn: Chart) -> str:
                 f'<text x="{shape.x:.1f}" y="{shape.y:.1f}" text-anchor="{shape.anchor}" '
                 f'fill="{shape.colour}">{html.escape(shape.words)}</text>')
             continue
+        if isinstance(shape, Dot):
+            parts.append(f'<circle cx="{shape.x:.1f}" cy="{shape.y:.1f}" r="{_DOT:g}" '
+                         f'fill="{shape.colour}"/>')
+            continue
         dashes = f' stroke-dasharray="{_DASH} {_GAP}"' if shape.dashed else ''
-        # A round cap shows a single point, too.
-        points = shape.points if len(shape.points) > 1 else 2 * shape.points
         parts.append(
-            '<polyline points="' + ' '.join(f'{x:.1f},{y:.1f}' for x, y in points)
+            '<polyline points="' + ' '.join(f'{x:.1f},{y:.1f}' for x, y in shape.points)
             + f'" fill="none" stroke="{shape.colour}" stroke-width="{shape.width:g}" '
             f'stroke-linecap="round"{dashes}/>')
     return ''.join(parts) + '</svg>'
@@ -112,12 +129,13 @@ def picture(drawn: list[Chart]) -> Image.Image:
         for shape in chart.shapes:
             if isinstance(shape, Text):
                 draw.text(at(shape.x, shape.y), shape.words, shape.colour, font,
-                          anchor='ls' if shape.anchor == 'start' else 'rs')
+                          anchor=_ANCHORS[shape.anchor])
+                continue
+            if isinstance(shape, Dot):
+                draw.circle(at(shape.x, shape.y), _DOT * _SCALE, shape.colour)
                 continue
             points = [at(x, y) for x, y in shape.points]
             width = round(shape.width * _SCALE)
-            if len(points) == 1:
-                draw.circle(points[0], width, shape.colour)
             for piece in _dashes(points) if shape.dashed else [points]:
                 draw.line(piece, shape.colour, width, joint='curve')
         top += chart.height

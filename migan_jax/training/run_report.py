@@ -83,12 +83,12 @@ class RunReport:
 
     def _page(self, drawn):
         name = html.escape(storage.path_of(self._workdir).name)
-        last = self._rows[-1]['kimg'] if self._rows else 0
+        images = round(1000 * self._rows[-1]['kimg']) if self._rows else 0
         return (
             f'<!doctype html><meta charset="utf-8"><title>{name}</title>'
             '<style>body{font:15px sans-serif;max-width:700px;margin:2em auto}'
             'img,svg{width:100%;height:auto}</style>'
-            f'<h1>{name}</h1><p>After {last:.2f} thousand images.</p>'
+            f'<h1>{name}</h1><p>After {images:,} images.</p>'
             + ''.join(f'<h2>{html.escape(chart.title)}</h2>{charts.svg(chart)}'
                       for chart in drawn)
             + ''.join(self._grids()) + '\n')

@@ -155,13 +155,25 @@ def test_saved_predictions_need_none_of_a_damaged_picture(sets, tmp_path):
         assert list(report_of(tmp_path / name)['unreadable']) == ['damaged.jpg']
         return json.loads(done.stdout)
 
-    first, again = means('first', model), means('again', painted)
+    first = means('first', model)
+    # Neither a picture nor a mask of what could not be read.
+    for folder in (saved, masks):
+        assert {path.relative_to(folder).with_suffix('').as_posix()
+                for path in folder.rglob('*.png')} == set(sets[1])
+    again = means('again', painted)
     assert first['images'] == again['images'] == COUNT
     # Saved pictures have 8 bits.
     assert again['psnr'] == pytest.approx(first['psnr'], abs=0.02)
     # Of a picture that opens, one is needed still.
-    (saved / 'pic.2.png').unlink()
-    with pytest.raises(ValueError, match='no prediction for 1 of 5 images: pic.2;'):
+    for folder, what in ((masks, 'mask'), (saved, 'prediction')):
+        (folder / 'pic.2.png').rename(tmp_path / f'{what}.png')
+        with pytest.raises(ValueError, match=f'no {what} for 2 of 6 images: .*pic.2;'):
+            run(sets, tmp_path / 'o', images=str(images), predictions=str(saved),
+                masks=str(masks))
+        (tmp_path / f'{what}.png').rename(folder / 'pic.2.png')
+    (images / 'damaged.jpg').unlink()
+    (masks / 'pic.2.png').unlink()
+    with pytest.raises(ValueError, match='no mask for 1 of 5 images: pic.2;'):
         run(sets, tmp_path / 'o', images=str(images), predictions=str(saved),
             masks=str(masks))
 

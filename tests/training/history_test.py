@@ -96,7 +96,9 @@ def test_another_batch_size_goes_on_at_the_right_image(tmp_path, caplog):
         other[group][name] = value
         with pytest.raises(checkpoint_lib.CheckpointError) as error:
             loop.train(other, workdir)
-        assert f'{group}.{name}: ' in str(error.value)
+        # Both sides in the notation of the flags, though JSON has no tuples.
+        before = repr(tiny_config(9)[group][name])
+        assert f'{group}.{name}: {before} -> {value!r}' in str(error.value)
         assert '--allow_changes' in str(error.value)
     assert (tmp_path / 'config.json').read_bytes() == saved
 

@@ -26,11 +26,13 @@ def test_page_shows_curves_and_samples(tmp_path):
     report.write()
     page = (tmp_path / 'report.html').read_text()
     assert page.count('<svg') == 3
+    assert '<p>After 16,000 images.</p>' in page
+    assert page.count('<circle') == 3   # figures of one evaluation
     for words in ('hole_psnr, last 20.5', 'mean_fill_hole_psnr, last 17.25',
                   'telea_hole_psnr, last 20', 'g_loss, last 1', 'd_loss, last 1'):
         assert words in page
-    # Of two baselines the sample in the legend and the curve.
-    assert page.count('stroke-dasharray') == 4
+    # Of two baselines the sample in the legend: a single point has no dashes.
+    assert page.count('stroke-dasharray') == 2
     assert 'nan' not in re.sub('base64,[^"]*', '', page)
     # The first and the last grid, and few in between.
     assert '000000.00kimg' in page and '000019.00kimg' in page
@@ -63,9 +65,23 @@ def test_picture_has_what_the_page_has():
     rows, columns = np.nonzero(orange[legend:])
     assert np.ptp(rows) <= 4
     assert 0.5 < len(set(columns)) / np.ptp(columns) < 0.8
-    assert 4 < green[legend:].sum() < 100
-    assert charts.svg(drawn).count('<polyline') == 1 + 3 + 2 * 3
+    # The single point is a disc, 16 pixels across.
+    rows, columns = np.nonzero(green[legend:])
+    assert 14 <= np.ptp(rows) <= 17 and 14 <= np.ptp(columns) <= 17
+    shapes = charts.svg(drawn)
+    assert shapes.count('<polyline') == 1 + 3 + 2 + 3 and shapes.count('<circle') == 1
     assert charts.chart('empty', {}) is None
+
+
+def test_page_of_few_images_counts_them(tmp_path):
+    report = RunReport(str(tmp_path), 0)
+    report.add(5, 20, {'eval/ssim': 0.75})
+    report.write()
+    page = (tmp_path / 'report.html').read_text()
+    assert '<p>After 20 images.</p>' in page
+    # One point, and the axis says where it is, once.
+    assert page.count('<circle') == 1 and page.count(' kimg</text>') == 1
+    assert 'text-anchor="middle" fill="#000000">0.02 kimg<' in page
 
 
 def test_resumed_run_forgets_what_it_does_again(tmp_path):
