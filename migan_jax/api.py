@@ -30,6 +30,7 @@ from migan_jax.weights import demo
 from migan_jax.weights import hub
 from migan_jax.weights import importing
 from migan_jax.weights import named
+from migan_jax.weights import opening
 from migan_jax.weights import table
 
 if TYPE_CHECKING:
@@ -97,6 +98,11 @@ def load(path: str | os.PathLike, step: str | int = 'best') -> 'Model':
     path = os.fspath(path)
     if storage.is_bucket(path) or os.path.isdir(path) or not os.path.exists(path) and (
             path == demo.NAME or named.is_name(path) or hub.is_address(path)):
+        bundle = opening.open_bundle(path)
+        if bundle is not None:
+            return Model(
+                bundle.config, build.build_generator(bundle.config, fused=True),
+                bundle.variables, path, bundle.card.step, bundle.card)
         with quiet.orbax_warnings():
             *deployed, step = checkpoint_lib.load_deployed_step(path, step)
         return Model(*deployed, path, step)
@@ -130,16 +136,19 @@ class Model:
       resolution: R, the side in pixels of what the network paints.
       source: the path that it was loaded from.
       step: iteration of the checkpoint; None of a file.
+      card: `bundles.Card`, what is known of it besides.
     """
 
     def __init__(self, config: 'ml_collections.ConfigDict', generator: build.AnyGenerator,
-                 variables: dict[str, Any], source: str, step: int | None = None) -> None:
+                 variables: dict[str, Any], source: str, step: int | None = None,
+                 card: bundles.Card | None = None) -> None:
         self.config = config
         self.generator = generator
         self.variables = variables
         self.resolution = config.model.resolution
         self.source = source
         self.step = step
+        self.card = card or bundles.card_of(config)
         self._on_device = jax.device_put(variables)
         self._paint = build.make_painter(generator)
 
@@ -229,9 +238,10 @@ class Model:
         return rebuild([
             picture.restore(result) for picture, result in zip(pictures, painted)])
 
-    def save(self, path: str | os.PathLike, *, data: str = 'not said', licence: str = '',
-             metrics: Mapping[str, float] | None = None, remarks: str = '', name: str = '',
-             half: bool = False, overwrite: bool = False) -> pathlib.Path:
+    def save(self, path: str | os.PathLike, *, data: str | None = None,
+             licence: str | None = None, metrics: Mapping[str, float] | None = None,
+             remarks: str | None = None, name: str = '', half: bool = False,
+             overwrite: bool = False) -> pathlib.Path:
         """Writes the model as a folder for others, which `load` reads back.
 
         model.safetensors has the published names of tensors, config.json the fields of
@@ -257,11 +267,13 @@ class Model:
         """
         path = os.fspath(path)
         _check_on_disk('path', path)
-        card = bundles.Card(
-            name=name or os.path.basename(os.path.abspath(path)), data=data,
-            licence=licence, step=None if self.step is None else int(self.step),
-            metrics={key: float(value) for key, value in (metrics or {}).items()},
-            remarks=remarks)
+        given = {'data': data, 'licence': licence, 'remarks': remarks,
+                 'metrics': metrics if metrics is None else {
+                     key: float(value) for key, value in metrics.items()}}
+        card = self.card._replace(
+            name=name or os.path.basename(os.path.abspath(path)),
+            step=None if self.step is None else int(self.step),
+            **{field: value for field, value in given.items() if value is not None})
         return bundles.save_bundle(
             path, self.config, self.variables, card, half=half, overwrite=overwrite)
 

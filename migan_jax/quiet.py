@@ -58,16 +58,17 @@ def torchscript_is_deprecated() -> Iterator[None]:
 
 
 def logs_of_programs() -> None:
-    """Hides what Orbax logs, JAX below errors, and libtpu where there is no TPU.
+    """Hides what Orbax logs, JAX below errors, requests, and libtpu without a TPU.
 
     Orbax writes forty lines about each save and restore and hundreds about a failed one,
-    JAX one for every accelerator that a machine has not got.  What goes wrong there is
-    raised; the loop and the tools say the rest.  For programs (`cli.run`), not for the
-    library.
+    JAX one for every accelerator that a machine has not got, httpx one for every request
+    to a hub.  What goes wrong there is raised; the loop and the tools say the rest.  For
+    programs (`cli.run`), not for the library.
     """
     _libtpu_without_a_tpu()
     logging.get_absl_handler().addFilter(
         lambda record: 'orbax' not in record.pathname
+        and (record.name != 'httpx' or record.levelno >= py_logging.WARNING)
         and ('xla_bridge' not in record.pathname or record.levelno >= py_logging.ERROR))
 
 

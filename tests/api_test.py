@@ -225,6 +225,12 @@ def test_saved_and_loaded_again(model, tmp_path):
         again.inpaint(image, mask), model.inpaint(image, mask))
     with pytest.raises(ValueError, match='holds a saved model'):
         model.save(tmp_path / 'mine')
+    # What was known of it stays known, unless it is said anew.
+    assert again.card.data == 'photographs'
+    kept = again.save(tmp_path / 'kept', remarks='Soft.')
+    text = (kept / 'README.md').read_text()
+    for words in ('# kept', 'photographs', 'CC0-1.0', '| psnr | 20.5 |', 'Soft.'):
+        assert words in text
 
 
 def test_places_on_a_bucket_that_are_refused(model, tmp_path, monkeypatch):

@@ -76,6 +76,26 @@ class Bundle(NamedTuple):
     half: bool
 
 
+def card_of(config: ml_collections.ConfigDict) -> Card:
+    """What the config of a training says for a card: the data, where they have a name.
+
+    A folder or a zip has none that others know, and its path stays at home.
+
+    Args:
+      config: ConfigDict of a checkpoint.
+    """
+    if config.get('deployed', False) or 'data' not in config:
+        return Card()   # weights from outside: nobody here has trained them
+    if config.data.source == 'embedded':
+        data = 'the photographs that scikit-image and scikit-learn carry'
+    elif config.data.source == 'tfds':
+        data = f'{config.data.name}, a set of TensorFlow Datasets'
+    else:
+        return Card()
+    return Card(data=f'{data}, from weights that were trained before'
+                if config.init_from else data)
+
+
 def is_bundle(directory: str | os.PathLike) -> bool:
     """Whether `save_bundle` wrote this folder."""
     return os.path.isfile(os.path.join(directory, WEIGHTS))

@@ -10,13 +10,14 @@ import fetch
 import loopback
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax.weights import bundles
+from migan_jax.weights import demo
 from migan_jax.weights import fetching
 from migan_jax.weights import named
 from migan_jax.weights import table
 import push
 import tiny
 
-CARD = bundles.Card(name='painter', data='photographs', licence='MIT')
+GIVEN = {'data': 'photographs', 'licence': 'MIT'}
 
 
 @pytest.fixture(scope='module')
@@ -62,28 +63,49 @@ def test_a_name_becomes_ready(tmp_path, checkpoint, monkeypatch):
         fetch.file_called('other.pt')
 
 
-def test_a_checkpoint_is_uploaded_with_its_card(checkpoint):
+def uploaded(checkpoint, given, **options):
+    """{name: bytes} of what a hub gets."""
     pytest.importorskip('huggingface_hub')
     with loopback.serving() as site:
         loopback.taking_hub(site, 'someone/painter')
-        said = push.run(checkpoint, 'hf://someone/painter', CARD, half=True,
-                        endpoint=site.address, token='hf_none')
+        said = push.run(checkpoint, 'hf://someone/painter', given,
+                        endpoint=site.address, token='hf_none', **options)
         assert said.endswith('/someone/painter/commit/1')
     lines = [json.loads(line) for line in site.sent[-1].splitlines()]
-    files = {line['value']['path']: base64.b64decode(line['value']['content'])
-             for line in lines if line['key'] == 'file'}
+    return {line['value']['path']: base64.b64decode(line['value']['content'])
+            for line in lines if line['key'] == 'file'}
+
+
+def test_a_checkpoint_is_uploaded_with_its_card(checkpoint):
+    files = uploaded(checkpoint, GIVEN, half=True)
     assert set(files) == {bundles.WEIGHTS, bundles.CONFIG, bundles.CARD}
     assert b'photographs' in files[bundles.CARD]
     assert json.loads(files[bundles.CONFIG])['card']['licence'] == 'MIT'
+
+
+def test_a_model_that_has_a_card_keeps_it():
+    """By its name, too: the clone's model goes nowhere without its photographers."""
+    own = bundles.load_bundle(demo.folder())
+    files = uploaded('demo', {})
+    again = json.loads(files[bundles.CONFIG])['card']
+    assert again == own.card._asdict() | {'name': 'painter'}
+    assert b'Risto Saukonp' in files[bundles.CARD]
+    assert len(files[bundles.WEIGHTS]) < 700_000   # float16, as it was
+    # What is given is what the card says, also of a folder.
+    files = uploaded(str(demo.folder()), {'remarks': 'Mine.'})
+    assert b'Mine.' in files[bundles.CARD] and b'Risto' not in files[bundles.CARD]
+    assert b'38 photographs' in files[bundles.CARD]
+    files = uploaded(str(demo.folder()), {})
+    assert files == {path.name: path.read_bytes() for path in demo.folder().iterdir()}
 
 
 def test_what_is_not_uploaded(checkpoint, tmp_path):
     with loopback.serving() as site:
         options = {'endpoint': site.address, 'token': 'hf_none'}
         with pytest.raises(ValueError, match='expected hf://owner/name'):
-            push.run(checkpoint, 'someone/painter', CARD, **options)
+            push.run(checkpoint, 'someone/painter', GIVEN, **options)
         with pytest.raises(checkpoint_lib.CheckpointError, match='no config.json'):
-            push.run(str(tmp_path), 'hf://someone/painter', CARD, **options)
+            push.run(str(tmp_path), 'hf://someone/painter', GIVEN, **options)
         assert site.asked == []
         with pytest.raises(ValueError, match='hf://someone/painter: '):
-            push.run(checkpoint, 'hf://someone/painter', CARD, **options)
+            push.run(checkpoint, 'hf://someone/painter', GIVEN, **options)

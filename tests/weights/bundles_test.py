@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 import torch
 
+from migan_jax.configs import default
 from migan_jax.weights import bundles
 from migan_jax.weights import importing
 from tiny import random_deployed
@@ -85,6 +86,29 @@ def test_card_says_what_people_ask(tmp_path):
                  'Soft shapes only.'):
         assert part in text
     assert text.startswith('---\n') and text.count('\n---\n') == 1
+
+
+def test_card_names_the_data_that_a_training_has_read():
+    config = default.get_config()
+    card = lambda **fields: bundles.card_of(changed(config, **fields)).data
+    assert card(source='folder', path='/home/somebody/seven photographs') == 'not said'
+    assert card(source='zip', path='a.zip') == 'not said'
+    assert card(source='embedded').startswith('the photographs that scikit-image')
+    named = 'places365_small, a set of TensorFlow Datasets'
+    assert card(source='tfds', name='places365_small', path='gs://mine') == named
+    # What a generator was trained on before, this config does not know.
+    config.init_from = '/home/somebody/places2'
+    assert card(source='tfds', name='places365_small') == (
+        f'{named}, from weights that were trained before')
+    config.unlock()
+    config.deployed = True
+    assert card(source='embedded') == 'not said'
+
+
+def changed(config, **fields):
+    config = copy.deepcopy(config)
+    config.data.update(fields)
+    return config
 
 
 def test_no_path_of_the_training_leaves_the_machine(tmp_path):
