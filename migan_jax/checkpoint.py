@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import pathlib
 from typing import Any
 
 from absl import logging
@@ -27,6 +28,7 @@ import numpy as np
 with epy.lazy_imports():
     import orbax.checkpoint as ocp
 
+from migan_jax import lowered
 from migan_jax.model import build
 from migan_jax import storage
 from migan_jax.devices import Array
@@ -524,7 +526,8 @@ def load_generator_step(
         ) -> tuple[ml_collections.ConfigDict, Callable[[Array], jax.Array], int | None]:
     """`load_generator`, and the iteration that was taken; None where there is none."""
     config, generator, variables, taken = load_deployed_step(directory, step)
-    paint = build.make_painter(generator)
+    paint = lowered.kept(build.make_painter(generator), repr(generator),
+                         pathlib.Path(build.__file__).parent)
     on_device = jax.device_put(variables)
     return config, lambda x: paint(on_device, x, np.uint32(seed)), taken
 

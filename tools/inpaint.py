@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 import os
 import pathlib
 import sys
-from typing import Any, TYPE_CHECKING
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 from absl import flags
 import numpy as np
@@ -46,8 +46,16 @@ from migan_jax.storage import shown
 if TYPE_CHECKING:
     from migan_jax.photo import files
 
-# Of an image, its mask and the result.
-Job = tuple[pathlib.Path, pathlib.Path, pathlib.Path]
+class Job(NamedTuple):
+    """Paths of an image, its mask and the result.
+
+    `opened` is what was read to check a pair that comes alone; several might not fit into
+    memory, and are read again.
+    """
+    image: pathlib.Path
+    mask: pathlib.Path
+    target: pathlib.Path
+    opened: 'files.Opened | None'
 
 
 class InputError(ValueError):
@@ -94,9 +102,9 @@ def run(generate: Callable, resolution: int, images: os.PathLike | str,
     squashed = {flag: folder for flag, folder in squashed.items() if folder}
     jobs, errors = check(images, masks, out, options, overwrite, keep_going, squashed)
     written = []
-    for image, mask, target in Meter.over(jobs, 'pictures'):
+    for image, mask, target, opened in Meter.over(jobs, 'pictures'):
         try:
-            opened = files.open_pair(image, mask, options)
+            opened = opened or files.open_pair(image, mask, options)
             result = files.painted(generate, resolution, opened, options)
             target.parent.mkdir(parents=True, exist_ok=True)
             photograph_files.write(result, target, opened.how, options.quality)
@@ -133,8 +141,7 @@ def check(images: os.PathLike | str, masks: os.PathLike | str, out: os.PathLike 
     Reads every file in full, because only that finds a truncated one.
 
     Returns:
-        [(image path, mask path, target path)], sorted, and with `keep_going` what is
-        wrong with the others.
+        Jobs, sorted, and with `keep_going` what is wrong with the others.
 
     Raises:
         InputError: see `run`.
@@ -161,7 +168,8 @@ def check(images: os.PathLike | str, masks: os.PathLike | str, out: os.PathLike 
         except ValueError as error:
             errors += str(error).splitlines()
             continue
-        jobs.append((image, mask, out / f'{stem}{opened.how.suffix}'))
+        jobs.append(Job(image, mask, out / f'{stem}{opened.how.suffix}',
+                        opened if len(pairs) == 1 else None))
         for note in opened.notes:
             notes.setdefault(note, []).append(image.name)
         if opened.between:
@@ -182,7 +190,7 @@ def check(images: os.PathLike | str, masks: os.PathLike | str, out: os.PathLike 
     for flag, folder in {'out': out, **dict(squashed)}.items():
         if not overwrite:
             targets = [target if flag == 'out' else squashed_path(folder, target, out)
-                       for *_, target in jobs]
+                       for target in (job.target for job in jobs)]
             errors += check_apart(images, masks, f'--{flag}={folder}', jobs, targets)
     if out.exists() and not out.is_dir():
         errors.append(f'--out={shown(out)} exists and is not a folder')
@@ -221,7 +229,7 @@ def check_apart(images: pathlib.Path, masks: pathlib.Path, what: str,
     except ValueError as error:
         return str(error).splitlines()
     # Also inputs that links in those folders lead to.
-    inputs = {os.path.realpath(path) for job in jobs for path in job[:2]}
+    inputs = {os.path.realpath(path) for job in jobs for path in (job.image, job.mask)}
     return [f'{shown(what)}: a result would replace the input {shown(target)}'
             for target in targets if os.path.realpath(target) in inputs]
 

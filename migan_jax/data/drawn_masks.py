@@ -160,7 +160,12 @@ def _of_alpha(pixels):
 
 def luma(rgb: np.ndarray) -> np.ndarray:
     """Integer luma: u8[..., 3] -> i32[...], grey levels keep their value."""
-    return (rgb.astype(np.int32) @ np.array([299, 587, 114], np.int32)) // 1000
+    # Channel by channel: products of integer matrices take five times as long.
+    total = rgb[..., 0] * np.int32(299)
+    total += rgb[..., 1] * np.int32(587)
+    total += rgb[..., 2] * np.int32(114)
+    total //= 1000
+    return total
 
 
 def fitted(levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
