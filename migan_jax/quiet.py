@@ -68,7 +68,7 @@ def logs_of_programs() -> None:
     _libtpu_without_a_tpu()
     logging.get_absl_handler().addFilter(
         lambda record: 'orbax' not in record.pathname
-        and (record.name != 'httpx' or record.levelno >= py_logging.WARNING)
+        and (not record.name.startswith('httpx') or record.levelno >= py_logging.WARNING)
         and ('xla_bridge' not in record.pathname or record.levelno >= py_logging.ERROR))
 
 

@@ -73,18 +73,3 @@ def test_a_program_starts_without_a_word_of_missing_accelerators():
         [sys.executable, '-c', code], env=environment | {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'},
         capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, '')
-
-
-def test_requests_to_a_hub_are_not_listed():
-    code = ('import logging\nfrom absl import logging as absl_logging\n'
-            'from migan_jax import cli\n'
-            'def main(argv):\n'
-            '    logging.getLogger("httpx").info("HTTP Request: GET one")\n'
-            '    logging.getLogger("httpx").warning("of use")\n'
-            '    absl_logging.info("said by the program")\n'
-            'cli.run(main)')
-    result = subprocess.run([sys.executable, '-c', code, '--stderrthreshold=info'],
-                            capture_output=True, text=True)
-    assert result.returncode == 0
-    assert 'GET one' not in result.stderr
-    assert 'of use' in result.stderr and 'said by the program' in result.stderr

@@ -3,6 +3,10 @@
 import base64
 import hashlib
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -16,6 +20,8 @@ from migan_jax.weights import named
 from migan_jax.weights import table
 import push
 import tiny
+
+TOOLS = pathlib.Path(__file__).parents[2] / 'tools'
 
 GIVEN = {'data': 'photographs', 'licence': 'MIT'}
 
@@ -97,6 +103,19 @@ def test_a_model_that_has_a_card_keeps_it():
     assert b'38 photographs' in files[bundles.CARD]
     files = uploaded(str(demo.folder()), {})
     assert files == {path.name: path.read_bytes() for path in demo.folder().iterdir()}
+
+
+def test_the_program_prints_no_requests():
+    pytest.importorskip('huggingface_hub')
+    with loopback.serving() as site:
+        loopback.taking_hub(site, 'someone/painter')
+        done = subprocess.run(
+            [sys.executable, TOOLS / 'push.py', '--checkpoint=demo',
+             '--to=hf://someone/painter'], capture_output=True, text=True,
+            env=os.environ | {'HF_ENDPOINT': site.address, 'HF_TOKEN': 'hf_none'})
+        assert done.stdout == ('model: demo, iteration 10000\n'
+                               f'{site.address}/someone/painter/commit/1\n')
+    assert (done.returncode, done.stderr) == (0, '')
 
 
 def test_what_is_not_uploaded(checkpoint, tmp_path):
