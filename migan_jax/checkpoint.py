@@ -368,6 +368,30 @@ def _best_step(manager, config):
     return choose(sorted(values, reverse=True), key=values.get)
 
 
+def set_aside(directory: str | os.PathLike, config: ml_collections.ConfigDict,
+              saved: ml_collections.ConfigDict) -> str:
+    """A sentence where a run's best is not compared with what is measured from now on.
+
+    Args:
+      directory: workdir.
+      config: of the run as it goes on.
+      saved: of the workdir.
+
+    Returns:
+      '' where the evaluation stays as it was, or nothing was evaluated.
+    """
+    if evaluation_setting(config) == evaluation_setting(saved):
+        return ''
+    with contextlib.closing(checkpoint_manager(directory, read_only=True)) as manager:
+        step = _best_step(manager, saved)
+        if step is None:
+            return ''
+        value = manager.metrics(step)[saved.eval.best_metric]
+    return (f'the evaluation has other images or masks now: the best so far, iteration {step} '
+            f'({saved.eval.best_metric} {value:.4g}), is kept and not compared, a new best is '
+            f'found from here on; --step={step} of the tools takes the old one')
+
+
 def open_checkpoint(
         directory: str | os.PathLike, step: str | int = 'best'
         ) -> 'tuple[ml_collections.ConfigDict, ocp.CheckpointManager | _Saved, int | None]':

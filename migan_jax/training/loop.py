@@ -190,6 +190,8 @@ def _build(config: ml_collections.ConfigDict, workdir: os.PathLike | str,
         if resumes:
             _say_changes(
                 config, workdir, changes.review(config, saved, workdir, allow_changes))
+            if sentence := checkpoint_lib.set_aside(workdir, config, saved):
+                logging.info('%s', sentence)
     bank = inputs.open_masks(config)
     teacher, teacher_params = inputs.open_teacher(config)
     rollbacks = Rollbacks(workdir)

@@ -152,3 +152,22 @@ def test_best_is_of_the_setting_that_the_config_has(tmp_path):
     neither = tiny_config(1)
     neither.eval.seed = 5
     assert opened(neither) == 4
+    # When a run changes from one to the other, it says what becomes of the best.
+    aside = lambda *configs: checkpoint_lib.set_aside(workdir, *configs)
+    assert 'iteration 1 (hole_psnr 9), is kept' in aside(other, config)
+    assert 'iteration 3 (hole_psnr 4), is kept' in aside(neither, other)
+    assert aside(config, tiny_config(5)) == '' == aside(config, neither)
+
+
+def test_a_run_says_that_its_best_is_set_aside(tmp_path, caplog):
+    caplog.set_level('INFO', logger='absl')
+    workdir = str(tmp_path)
+    config = tiny_config(2)
+    config.eval.every_kimg = BATCH / 1000
+    loop.train(config, workdir)
+    assert 'is kept and not compared' not in caplog.text
+    config = tiny_config(4)
+    config.mask.hole_range = (0.3, 0.9)
+    loop.train(config, workdir, allow_changes=True)
+    assert 'is kept and not compared' in caplog.text
+    assert checkpoint_lib.open_checkpoint(workdir)[2] in (3, 4)
