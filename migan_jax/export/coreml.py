@@ -26,6 +26,7 @@ import torch
 from torch.nn import functional
 
 from migan_jax.export import onnx_core
+from migan_jax.model import build
 from migan_jax.model import fill
 from migan_jax.model import topology
 from migan_jax.model.ops import CLAMP
@@ -100,12 +101,12 @@ class _Operators:
 
 def _paint(config, variables, largest, x):
     """The generator, on its starting fill if it has one; f32 [1, 4, R, R]."""
-    model = config.model
-    paint = lambda x: topology.walk(_Operators(variables, largest), x, model.resolution)
-    if not model.get('fill', False):
+    resolution, passes = config.model.resolution, build.fill_passes(config)
+    paint = lambda x: topology.walk(_Operators(variables, largest), x, resolution)
+    if passes is None:
         return paint(x)
     known = mb.slice_by_size(x=x, begin=[0] * 4, size=[1, 1, *x.shape[2:]])
-    start = _starting_fill(x, model.resolution, model.get('fill_passes', 0))
+    start = _starting_fill(x, resolution, passes)
     return mb.add(x=paint(mb.concat(values=[known, start], axis=1)), y=start)
 
 

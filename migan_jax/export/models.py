@@ -186,7 +186,7 @@ def lacks_package(package: str, extra: str) -> str | None:
 
 def lacks_starting_fill(model: Model, options: Options | None = None) -> str | None:
     """`Format.lacks` of formats that hold the network alone, no fill before it."""
-    if not model.config.model.get('fill', False):
+    if build.fill_passes(model.config) is None:
         return None
     return ('the model paints on a starting fill (config.model.fill), which this format '
             'can not hold: export it as torchscript, onnx or another of --formats.')

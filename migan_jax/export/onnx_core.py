@@ -33,6 +33,7 @@ import onnx
 from onnx import helper
 from onnx import numpy_helper
 
+from migan_jax.model import build
 from migan_jax.model import fill
 from migan_jax.model import topology
 from migan_jax.model.layers import check_resolution
@@ -417,10 +418,9 @@ def add_core(graph: GraphBuilder, image: str, config: ml_collections.ConfigDict,
     resolution = config.model.resolution
     check_resolution(resolution)
     check_finite(variables)
-    start = None
-    if config.model.get('fill', False):
-        image, start = add_starting_fill(
-            graph, image, resolution, config.model.get('fill_passes', 0))
+    start, passes = None, build.fill_passes(config)
+    if passes is not None:
+        image, start = add_starting_fill(graph, image, resolution, passes)
     builder = CoreBuilder(
         graph, image, variables, resolution, dynamic_size, one, largest,
         broadcast_noise)

@@ -111,7 +111,9 @@ def write_executorch_vulkan(model: Model, path: pathlib.Path,
 
 def write_executorch_coreml(model: Model, path: pathlib.Path,
                             options: Options) -> dict[str, Any]:
-    from executorch.backends.apple.coreml import partition
+    # coremltools names each library that it knows another version of.
+    with quiet.stderr_unless_it_fails():
+        from executorch.backends.apple.coreml import partition
 
     return _write_delegated(model, path, options, partition.CoreMLPartitioner())
 

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from migan_jax.export import onnx_core
+from migan_jax.model import build
 from migan_jax.model import topology
 from migan_jax.export.torch_module import starting_fill
 from migan_jax.export.torch_module import tensor_of
@@ -52,9 +53,7 @@ class StaticGenerator(nn.Module):
         onnx_core.check_finite(variables)
         self.resolution = config.model.resolution
         self.largest = largest
-        # Of the starting fill; None if the model has none.
-        self.fill_passes = (config.model.get('fill_passes', 0)
-                            if config.model.get('fill', False) else None)
+        self.fill_passes = build.fill_passes(config)
         params = variables['params']
         for layer in topology.layers(self.resolution):
             own = layer.of(params)

@@ -21,6 +21,7 @@ with quiet.importing_tensorflow():
     from tensorflow.lite.tools import flatbuffer_utils
 
 from migan_jax.export import onnx_core
+from migan_jax.model import build
 from migan_jax.model import fill
 from migan_jax.model import topology
 from migan_jax.model.ops import CLAMP
@@ -159,20 +160,18 @@ def build_tflite(config: ml_collections.ConfigDict, variables: Mapping[str, Any]
     Raises:
       ValueError: the model is the ablation with plain 3x3 convolutions.
     """
-    model = config.model
     topology.check_deployable(config)
+    resolution, passes = config.model.resolution, build.fill_passes(config)
     module = tf.Module()
 
     @tf.function(input_signature=[
-        tf.TensorSpec((1, model.resolution, model.resolution, 4), tf.float32, 'input')])
+        tf.TensorSpec((1, resolution, resolution, 4), tf.float32, 'input')])
     def generate(input):
         start = None
-        if model.get('fill', False):
-            start = _starting_fill(
-                input, model.resolution, model.get('fill_passes', 0))
+        if passes is not None:
+            start = _starting_fill(input, resolution, passes)
             input = tf.concat([input[..., :1], start], -1)
-        painted = topology.walk(
-            _Operators(variables, largest), input, model.resolution)
+        painted = topology.walk(_Operators(variables, largest), input, resolution)
         return {'output': painted if start is None else painted + start}
 
     module.generate = generate

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from migan_jax.model import build
 from migan_jax.model.fill import FLAG as FILL_FLAG
 from migan_jax.model.fill import flag_value
 from migan_jax.model.fill import LOWEST
@@ -140,18 +141,17 @@ class Generator(nn.Module):
 
     Attributes:
       resolution: R.
-      fill: holes start from `starting_fill`.
-      fill_passes: of that fill.
+      fill_passes: holes start from `starting_fill` with so many passes; None if they
+        start empty.
     """
 
-    def __init__(self, state: Mapping[str, np.ndarray], resolution: int, fill: bool = False,
-                 fill_passes: int = 0) -> None:
+    def __init__(self, state: Mapping[str, np.ndarray], resolution: int,
+                 fill_passes: int | None = None) -> None:
         """`state`: {published name: array}, as of `torch_map.to_torch`."""
         super().__init__()
         self.resolution = resolution
-        self.fill = fill
         self.fill_passes = fill_passes
-        if fill:
+        if fill_passes is not None:
             # For those who find the tensors without the program.
             self.register_buffer(FILL_FLAG, torch.tensor(flag_value(fill_passes)))
         for layer in topology.layers(resolution):
@@ -169,7 +169,7 @@ class Generator(nn.Module):
             place.add_module(last, module)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.fill:
+        if self.fill_passes is None:
             return self.paint(x)
         start = starting_fill(x, self.resolution, self.fill_passes)
         return self.paint(torch.cat([x[:, :1], start], 1)) + start
@@ -216,7 +216,7 @@ def build_module(config: ml_collections.ConfigDict, variables: Mapping[str, Any]
     table = torch_map.generator_table(
         model.resolution, branches=0, noise_at_4x4=model.noise_at_4x4, fused=True)
     return Generator(torch_map.to_torch(variables, table), model.resolution,
-                     model.get('fill', False), model.get('fill_passes', 0)).eval()
+                     build.fill_passes(config)).eval()
 
 
 def trace(module: Generator) -> torch.jit.ScriptModule:

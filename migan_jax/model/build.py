@@ -52,6 +52,17 @@ def is_comodgan(config: 'ml_collections.ConfigDict') -> bool:
     return config.model.kind == 'comodgan'
 
 
+def fill_passes(config: 'ml_collections.ConfigDict') -> int | None:
+    """Passes of the starting fill (`fill.starting_fill`) that a config's model paints on.
+
+    Returns:
+      None where the model has no starting fill, as the paper's. 0 is a fill without
+      passes; configs from before there were passes, or a fill, mean 0 and None.
+    """
+    model = config.model
+    return model.get('fill_passes', 0) if model.get('fill', False) else None
+
+
 def build_generator(config: 'ml_collections.ConfigDict', *, fused: bool = False
                     ) -> AnyGenerator:
     """Generator of a config, in its training form or deployed (`fused`).
@@ -61,7 +72,7 @@ def build_generator(config: 'ml_collections.ConfigDict', *, fused: bool = False
     model = config.model
     check_resolution(model.resolution)
     if is_comodgan(config):
-        if model.get('fill', False):
+        if fill_passes(config) is not None:
             raise ValueError('config.model.fill is True: a Co-Mod-GAN has no starting '
                              'fill; set it to False.')
         extra = model.comodgan
@@ -71,7 +82,7 @@ def build_generator(config: 'ml_collections.ConfigDict', *, fused: bool = False
             activation_dtype(model.dtype))
     return Generator(model.resolution, model.ch_base, model.ch_max,
                      conv_spec(model, fused=fused), model.noise_at_4x4,
-                     model.get('fill', False), model.get('fill_passes', 0))
+                     fill_passes(config))
 
 
 def build_discriminator(config: 'ml_collections.ConfigDict'
@@ -96,7 +107,7 @@ def init_generator(generator: AnyGenerator, key: jax.Array) -> dict[str, Any]:
     """
     x = jnp.zeros((1, generator.resolution, generator.resolution, 4))
     variables = generator.init(key, x, 'none', generator.latents(jax.random.split(key, 1)))
-    if isinstance(generator, Generator) and generator.fill:
+    if isinstance(generator, Generator) and generator.fill_passes is not None:
         # What is added to a good start begins as nothing; random colours over it would
         # first have to be unlearned.
         of_torgb = lambda path: 'torgb' in jax.tree_util.keystr(

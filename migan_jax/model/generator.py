@@ -105,17 +105,15 @@ class Generator(nn.Module):
       spec: see `layers.ConvSpec`.
       noise_at_4x4: noise in the decoder's two 4x4 blocks, as Table S.4 marks it;
         the published weights have none there.
-      fill: holes start from `fill.starting_fill`, and what is painted is added to it;
-        not in the paper.
-      fill_passes: of that fill.
+      fill_passes: holes start from `fill.starting_fill` with so many passes, and what
+        is painted is added to it; None for the paper's, which has no such fill.
     """
     resolution: int
     ch_base: int = 32768
     ch_max: int = 512
     spec: ConvSpec = ConvSpec()
     noise_at_4x4: bool = True
-    fill: bool = False
-    fill_passes: int = 0
+    fill_passes: int | None = None
 
     def latents(self, keys: jax.Array) -> None:
         """None for any [B] keys: MI-GAN has no latent, Co-Mod-GAN draws its z here."""
@@ -145,7 +143,7 @@ class Generator(nn.Module):
         if z is not None:
             raise ValueError(f'MI-GAN has no latent; got z of shape {z.shape}.')
         start = None
-        if self.fill:
+        if self.fill_passes is not None:
             start = starting_fill(
                 x.astype(at_least_float32(x.dtype)), self.fill_passes)
             x = jnp.concatenate([x[..., :1], start.astype(x.dtype)], -1)

@@ -133,8 +133,8 @@ def save_bundle(directory: str | os.PathLike, config: ml_collections.ConfigDict,
     if wrong:
         raise BundleError(f'{directory}: the weights are not of this config: '
                           f'{"; ".join(wrong[:8])}.')
-    if _has_fill(config):
-        tensors[FILL_FLAG] = _fill_flag(config)
+    if (flag := _fill_flag(config)) is not None:
+        tensors[FILL_FLAG] = flag
     dtype = np.float16 if half else np.float32
     with np.errstate(over='ignore'):
         tensors = {name: tensors[name].astype(dtype) for name in sorted(tensors)}
@@ -182,7 +182,7 @@ def load_bundle(directory: str | os.PathLike) -> Bundle:
         raise BundleError(
             f'{path}: {len(damaged)} tensors have NaN or infinite values, such as '
             f'{damaged[0]}: download or save it again.')
-    expected = _fill_flag(config) if _has_fill(config) else None
+    expected = _fill_flag(config)
     if (flag := tensors.pop(FILL_FLAG, None)) != expected:
         raise BundleError(
             f'{path} and {CONFIG} do not agree on a starting fill: its {FILL_FLAG} is '
@@ -251,12 +251,10 @@ def card_text(config: ml_collections.ConfigDict, card: Card, size: int,
 # --- parts ----------------------------------------------------------------------
 
 
-def _has_fill(config):
-    return bool(config.model.get('fill', False))
-
-
 def _fill_flag(config):
-    return flag_value(config.model.get('fill_passes', 0))
+    """The tensor of a starting fill; None where the model has no such fill."""
+    passes = build.fill_passes(config)
+    return None if passes is None else flag_value(passes)
 
 
 def _kind(config):

@@ -85,7 +85,7 @@ def test_the_generator_paints_on_the_fill():
     mask = np.ones((16, 16))
     mask[2:13, 4:14] = 0
     x = _input(image, mask)
-    plain, filling = Generator(16, 64, 8), Generator(16, 64, 8, fill=True, fill_passes=2)
+    plain, filling = Generator(16, 64, 8), Generator(16, 64, 8, fill_passes=2)
     variables = jax.jit(lambda: plain.init(jax.random.key(0), x, 'none'))()
     start = fill.starting_fill(x, 2)
     expected, rgbs = plain.apply(
@@ -102,7 +102,7 @@ def test_training_begins_at_the_fill():
     mask = np.ones((16, 16))
     mask[2:13, 4:14] = 0
     x = _input(image, mask)
-    generator = Generator(16, 64, 8, fill=True, fill_passes=2)
+    generator = Generator(16, 64, 8, fill_passes=2)
     variables = jax.jit(lambda key: build.init_generator(generator, key))(jax.random.key(0))
     painted = build.deployed_forward(generator, variables, x)
     np.testing.assert_allclose(painted, fill.starting_fill(x, 2), atol=1e-6)
