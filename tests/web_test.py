@@ -537,9 +537,18 @@ def test_the_published_model_is_fetched_on_a_click_and_kept(browser, models, run
                 'from 127.0.0.1')
             assert authors.asked == []
             other.click()
+            # What it says is a sentence: it stays in its card, below the button before.
+            card = page.locator('aside .card').first.bounding_box()
+            above = page.locator('#open-model').bounding_box()
+            box = button.bounding_box()
+            assert card['x'] < box['x']
+            assert box['x'] + box['width'] < card['x'] + card['width']
+            assert box['y'] >= above['y'] + above['height']
+            assert button.evaluate('each => each.scrollWidth <= each.clientWidth')
             wait_for(page, 'not the published file.*is not used', '#error')
             button.click()
             wait_for(page, 'theirs.onnx is ready')
+            wait_for(page, 'theirs.onnx', '#facts')
             assert authors.asked == ['/theirs.onnx'] * 2
     # Both servers have stopped.
     page.reload()

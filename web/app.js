@@ -376,6 +376,7 @@ function startPage() {
 
   function showFacts() {
     const facts = [
+      ['File', model.file],
       ['Model', `${model.title}${model.kind === 'pipeline' ? ', any size' : ''}`],
       ...(model.resolution
         ? [['Paints at', `${model.resolution} × ${model.resolution}`]] : []),
@@ -393,6 +394,8 @@ function startPage() {
   async function openModel(next) {
     if (busy) return;
     source = next;
+    // Blank where it is none of the menu's.
+    el('models').value = next.name;
     await loadModel();
   }
 
