@@ -170,6 +170,7 @@ def test_imports_point_down():
         wing = path.relative_to(package).parts[0].removesuffix('.py')
         wings.setdefault(wing, []).append(path)
     del wings['__init__']
+    wings.setdefault('configs', [])     # a link, which is not followed everywhere
     assert sorted(floors) == sorted(wings)
     inside = {}
     for wing, paths in wings.items():

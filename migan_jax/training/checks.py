@@ -3,11 +3,13 @@
 from collections.abc import Callable
 import math
 import numbers
+import re
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 
+from migan_jax.configs import default
 from migan_jax.data import batches
 from migan_jax.data import masks
 from migan_jax.data import sources
@@ -64,20 +66,17 @@ _TEXT = Rule('text', lambda value: isinstance(value, str))
 # Seeds that every generator of random numbers takes.
 _SEED = _whole(0, 2**31 - 1)
 
-# An interval of 0 is no way to say never: one beyond train.kimg is.
-RULES = {
+# Of fields that say more than their default does, see `_rules`. An interval of 0 is no way
+# to say never: one beyond train.kimg is.
+_OWN_RULES = {
     'seed': _SEED,
     'init_from': _TEXT,
     'model.kind': _one_of('migan', 'comodgan'),
     'model.resolution': _whole(1),
     'model.ch_base': _whole(1),
     'model.ch_max': _whole(1),
-    'model.depthwise': _SWITCH,
     'model.branches': _whole(0),
-    'model.materialize_branches': _SWITCH,
-    'model.fill': _SWITCH,
     'model.fill_passes': _whole(0),
-    'model.noise_at_4x4': _SWITCH,
     'model.dtype': _TEXT,
     'model.comodgan.z_dim': _whole(1),
     'model.comodgan.w_dim': _whole(1),
@@ -96,8 +95,6 @@ RULES = {
     'data.crop': _one_of(*batches.CROPS),
     'data.min_crop': _SHARE,
     'data.eval_crop': _one_of('squash', 'center'),
-    'data.flip': _SWITCH,
-    'data.augment': _SWITCH,
     'data.masks': _TEXT,
     'data.masks_share': _SHARE,
     'data.cache_mb': _FROM_0,
@@ -112,7 +109,6 @@ RULES = {
     'train.batch_size': _whole(1),
     'train.accumulate': _whole(1),
     'train.d_only_kimg': _FROM_0,
-    'train.freeze_encoder': _SWITCH,
     'train.max_nonfinite_steps': _whole(1),
     'train.on_divergence': _one_of('stop', 'rollback'),
     'train.max_rollbacks': _whole(0),
@@ -126,11 +122,7 @@ RULES = {
     'ema.rampup': _FROM_0,
     'loss.r1_gamma': _FROM_0,
     'loss.r1_interval': _whole(1),
-    'loss.distillation_weight': _FROM_0,
     'loss.distillation_min_resolution': _whole(4),
-    'loss.adversarial_weight': _FROM_0,
-    'loss.reconstruction_weight': _FROM_0,
-    'loss.path_length_weight': _FROM_0,
     'loss.path_length_interval': _whole(1),
     'eval.every_kimg': _POSITIVE,
     'eval.batch_size': _whole(1),
@@ -156,6 +148,24 @@ def fields_of(config: ml_collections.ConfigDict, prefix: str = '') -> dict[str, 
         else:
             found[prefix + name] = value
     return found
+
+
+def _rules():
+    """{dotted name: Rule} of all fields of configs/default.py, sorted."""
+    rules = {}
+    for name, value in fields_of(default.get_config()).items():
+        if name in _OWN_RULES:
+            rules[name] = _OWN_RULES[name]
+        elif isinstance(value, bool):
+            rules[name] = _SWITCH
+        elif re.fullmatch(r'loss\.\w+_weight', name):
+            rules[name] = _FROM_0
+        else:
+            raise NotImplementedError(f'_OWN_RULES does not say what {name} may be')
+    return rules
+
+
+RULES = _rules()
 
 
 def check(config: ml_collections.ConfigDict) -> None:
