@@ -46,6 +46,23 @@ def importing_tensorflow() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def importing_openvino() -> Iterator[None]:
+    """Around importing OpenVINO: it does not report to its makers that it was imported.
+
+    It does where its telemetry package is found and nobody has opted out, from a fork of
+    this process, of which JAX and Python warn; where it is not found, it has a stub.
+    """
+    telemetry = 'openvino_telemetry'
+    found = telemetry in sys.modules
+    sys.modules.setdefault(telemetry, None)
+    try:
+        yield
+    finally:
+        if not found:
+            del sys.modules[telemetry]
+
+
+@contextlib.contextmanager
 def torchscript_is_deprecated() -> Iterator[None]:
     """Around calls of torch.jit: it is what IOPaint and pnnx load, deprecated or not.
 

@@ -73,3 +73,17 @@ def test_a_program_starts_without_a_word_of_missing_accelerators():
         [sys.executable, '-c', code], env=environment | {'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'},
         capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, '')
+
+
+def test_openvino_is_imported_without_its_telemetry(tmp_path):
+    pytest.importorskip('openvino', reason='openvino is not installed')
+    code = ('import sys\nfrom migan_jax import quiet\n'
+            'with quiet.importing_openvino():\n    import openvino\n'
+            'assert openvino.Core().available_devices\n'
+            'assert "openvino_telemetry" not in sys.modules')
+    # Where it keeps how often it was used, before it tells.
+    result = subprocess.run(
+        [sys.executable, '-c', code], env=os.environ | {'HOME': str(tmp_path)},
+        capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, '')
+    assert not list(tmp_path.iterdir())

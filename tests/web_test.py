@@ -430,6 +430,27 @@ def test_dropping_models_and_pictures(browser, models, runtime):
         press(page, 'inpaint', 'Done')
 
 
+@pytest.mark.parametrize('isolated', [True, False])
+def test_threads_where_the_headers_allow_them(browser, models, runtime, isolated):
+    """A static host without the headers serves the page, too, with one thread."""
+    height, width = 60, 80
+    picture = photograph(height, width)
+    site = serve_web.Site([models['pipeline']], serve_web.WEB)
+    if not isolated:
+        for name in ('Cross-Origin-Opener-Policy', 'Cross-Origin-Embedder-Policy'):
+            del site.headers[name]
+    with loopback.in_thread(serve_web.Server(site, port=0)) as server:
+        with opened(browser, server.address) as page:
+            assert page.evaluate('crossOriginIsolated') == isolated
+            cores = page.evaluate('navigator.hardwareConcurrency')
+            # Half of them, four at most, but both of two.
+            threads = 1 if not isolated else 2 if cores == 2 else min(4, -(-cores // 2))
+            wait_for(page, rf'wasm, {threads} thread{"s" * (threads > 1)}\b', 'main')
+            open_picture(page, picture)
+            paint(page, [(0.4, 0.5), (0.6, 0.5)])
+            press(page, 'inpaint', 'Done')
+
+
 def other_model():
     import onnx
     from onnx import helper

@@ -379,7 +379,8 @@ def other_runtimes(config: ml_collections.ConfigDict, variables: Mapping[str, An
 
 
 def _openvino_job(model, x, threads):
-    import openvino
+    with quiet.importing_openvino():
+        import openvino
 
     core = openvino.Core()
     core.set_property('CPU', {'INFERENCE_NUM_THREADS': threads,

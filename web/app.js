@@ -687,6 +687,11 @@ async function webGpuAdapter() {
 async function startSession(backend, bytes) {
   const ort = await importRuntime(RUNTIMES[backend]);
   ort.env.logLevel = 'error';
+  // It would take half of the processors, one of two. Without the headers that isolate the
+  // page there is one thread, whatever is asked for.
+  if (crossOriginIsolated && navigator.hardwareConcurrency === 2) {
+    ort.env.wasm.numThreads = 2;
+  }
   const session = await ort.InferenceSession.create(new Uint8Array(bytes), {
     executionProviders: backend === 'webgpu' ? ['webgpu', 'wasm'] : ['wasm'],
     graphOptimizationLevel: 'all',

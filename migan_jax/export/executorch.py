@@ -10,16 +10,19 @@ import os
 from typing import Any
 import warnings
 
-from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.exir._serialize._program import deserialize_pte_binary
-from executorch.exir.backend.partitioner import Partitioner
-from executorch.exir import to_edge_transform_and_lower
-from executorch.runtime import Runtime
 import ml_collections
 import numpy as np
 import torch
 
+from migan_jax import quiet
 from migan_jax.export.static_module import StaticGenerator
+# PyTorch reports what ExecuTorch's quantisation will have to change.
+with quiet.stderr_unless_it_fails():
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir._serialize._program import deserialize_pte_binary
+    from executorch.exir.backend.partitioner import Partitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.runtime import Runtime
 
 
 def program_of(module: torch.nn.Module, partitioner: Partitioner | None = None
@@ -110,7 +113,9 @@ def load_generator(path: os.PathLike | str) -> Callable[[np.ndarray], np.ndarray
       f32[N, R, R, 4] -> f32[N, R, R, 3], one image at a time.
     """
     program = Runtime.get().load_program(os.fspath(path))
-    method = program.load_method('forward')
+    # The first looks for files on the processor that only phones have, and reports each.
+    with quiet.stderr_unless_it_fails():
+        method = program.load_method('forward')
 
     def generate(x):
         images = []

@@ -22,6 +22,7 @@ from migan_jax.export.models import Format
 from migan_jax.export.models import lacks_package
 from migan_jax.export.models import Model
 from migan_jax.export.models import Options
+from migan_jax import quiet
 
 
 def clamps_of(model: Model, options: Options
@@ -86,7 +87,8 @@ def write_openvino(model: Model, path: pathlib.Path, options: Options) -> dict[s
 def run_openvino(path: os.PathLike | str,
                  config: ml_collections.ConfigDict) -> Callable[[np.ndarray], np.ndarray]:
     del config
-    import openvino
+    with quiet.importing_openvino():
+        import openvino
 
     core = openvino.Core()
     # On processors that have it, bfloat16 is its default.

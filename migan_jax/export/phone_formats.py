@@ -103,7 +103,9 @@ EXECUTORCH = Format('migan.pte', write_executorch, _in('executorch', 'load_gener
 
 def write_executorch_vulkan(model: Model, path: pathlib.Path,
                             options: Options) -> dict[str, Any]:
-    from executorch.backends.vulkan.partitioner import vulkan_partitioner
+    # Here and below: both libraries' imports tell of versions and accelerators.
+    with quiet.stderr_unless_it_fails():
+        from executorch.backends.vulkan.partitioner import vulkan_partitioner
 
     return _write_delegated(
         model, path, options, vulkan_partitioner.VulkanPartitioner())
@@ -113,9 +115,16 @@ def write_executorch_coreml(model: Model, path: pathlib.Path,
                             options: Options) -> dict[str, Any]:
     # coremltools names each library that it knows another version of.
     with quiet.stderr_unless_it_fails():
+        import coremltools
+        from executorch.backends.apple.coreml import compiler
         from executorch.backends.apple.coreml import partition
 
-    return _write_delegated(model, path, options, partition.CoreMLPartitioner())
+    # Unless told, it takes float16.
+    precision = coremltools.precision
+    specs = compiler.CoreMLBackend.generate_compile_specs(
+        compute_precision=precision.FLOAT16 if options.half else precision.FLOAT32)
+    return _write_delegated(
+        model, path, options, partition.CoreMLPartitioner(compile_specs=specs))
 
 
 def _write_delegated(model, path, options, partitioner):
@@ -134,7 +143,8 @@ def _write_delegated(model, path, options, partitioner):
 
 
 def lacks_of_executorch_coreml(model: Model, options: Options) -> str | None:
-    return lacks_of_executorch(model, options) or lacks_package('coremltools', 'coreml')
+    return (needs('executorch', 'executorch')(model, options)
+            or lacks_package('coremltools', 'coreml'))
 
 
 EXECUTORCH_VULKAN = Format('migan_vulkan.pte', write_executorch_vulkan, None,

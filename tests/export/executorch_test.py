@@ -1,5 +1,8 @@
 """The ExecuTorch program, run by its own runtime, against JAX."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -31,6 +34,30 @@ def test_equals_jax_and_leaves_nothing_to_other_kernels(tmp_path, model):
     generate = executorch.load_generator(tmp_path / 'migan.pte')
     x = comparison.model_inputs(comparison.random_pictures(16, 3), 16)
     assert golden.relative_error(generate(x), model.generate(x)) < 1e-5
+
+
+def test_nothing_is_said_but_the_report(tmp_path, model, capfd):
+    """The imports have spoken already: in a process of its own."""
+    exporting.export_one(
+        'executorch', model, tmp_path / 'migan.pte', models.Options(), [])
+    assert capfd.readouterr().err == ''
+    code = (f'from migan_jax.export import executorch as e; import numpy as np; '
+            f'e.load_generator({str(tmp_path / "migan.pte")!r})'
+            f'(np.zeros((1, 16, 16, 4), np.float32))')
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, '')
+
+
+def test_core_ml_computes_in_float16_only_with_half(tmp_path, model):
+    pytest.importorskip('coremltools', reason='coremltools is not installed')
+    path = tmp_path / 'migan_coreml.pte'
+    for half in (False, True):
+        exporting.export_one(
+            'executorch_coreml', model, path, models.Options(half=half), [])
+        program = executorch.deserialize_pte_binary(path.read_bytes()).program
+        part, = program.execution_plan[0].delegates
+        asked = {spec.key: bytes(spec.value) for spec in part.compile_specs}
+        assert asked['model_compute_precision'] == (b'float16' if half else b'float32')
 
 
 def test_clamps_are_kept_where_they_bind(tmp_path, model):
