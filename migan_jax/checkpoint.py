@@ -126,9 +126,10 @@ def as_plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def differing_fields(config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict,
+def differing_fields(config: ml_collections.ConfigDict | Mapping[str, Any],
+                     saved: ml_collections.ConfigDict | Mapping[str, Any],
                      prefix: str = '') -> list[str]:
-    """Lines 'field: saved value -> value now' where two configs differ."""
+    """Lines 'field: saved value -> value now' where two configs, or some fields, differ."""
     lines = []
     for name in sorted(set(config) | set(saved)):
         if name == 'fill_passes' and not (config.get('fill') or saved.get('fill')):

@@ -48,7 +48,7 @@ def is_bucket(path: str | os.PathLike) -> bool:
     return os.fspath(path).startswith('gs://')
 
 
-def only_on_disk(what: str, path: str | os.PathLike) -> str:
+def only_on_disk(what: str, path: object) -> str:
     """What is wrong with a path that can't be on Cloud Storage, one sentence; else ''.
 
     Args:
