@@ -20,6 +20,7 @@ from migan_jax.extras import MissingExtra  # noqa: F401, part of the API
 from migan_jax.data import colour
 from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
+from migan_jax.data import masks as masks_lib
 from migan_jax.data import pictures as pictures_lib
 from migan_jax import quiet
 from migan_jax.model import build
@@ -373,7 +374,7 @@ def evaluate(model: Model | str | os.PathLike,
         masks are drawn, one for each name and seed, the same as in tools/evaluate.py.
       holes: instead of masks of pictures, True or 255 or 1.0 = hole.
       hole_range, brush_width: of drawn masks, see `masks.free_form`; the config's by
-        default, else (0, 1) and (12, 48).
+        default, else (0, 1) and `masks.stroke_widths`.
       seed: of drawn masks; the config's by default, else 0.
       limit: only the first so many images of a folder.
       protocol: 'paper' or 'stylegan', of FID and LPIPS (and rounding).
@@ -411,7 +412,7 @@ def evaluate(model: Model | str | os.PathLike,
                                 [image_files.stem_of(name) for name in names], side)
     else:
         drawn = config.mask if 'mask' in config else {
-            'hole_range': (0.0, 1.0), 'brush_width': (12, 48)}
+            'hole_range': (0.0, 1.0), 'brush_width': masks_lib.stroke_widths(side)}
         masks_of = methods.mask_maker(
             side, tuple(hole_range or drawn['hole_range']),
             tuple(brush_width or drawn['brush_width']), seed)

@@ -36,6 +36,7 @@ from migan_jax import cli
 from migan_jax.data import batches as batches_lib
 from migan_jax.data import images as image_files
 from migan_jax.data import mask_files
+from migan_jax.data import masks as masks_lib
 from migan_jax.data import sources
 from migan_jax.evaluation import methods
 from migan_jax.evaluation.metrics import inception
@@ -90,13 +91,15 @@ class Method(NamedTuple):
       what: {field: value} of the report.
       resolution: R.
       painter_of: label of a hole range, stems -> `methods.Painter`.
-      config: of a checkpoint, else None.
+      config: of a training's checkpoint, else None.
+      mask: of the config that any checkpoint has, else None.
     """
     name: str
     what: dict
     resolution: int
     painter_of: Any
     config: Any = None
+    mask: Any = None
 
 
 def say(text: str) -> None:
@@ -218,7 +221,8 @@ def open_checkpoint(path: str, what: dict[str, Any], name: str, options: Options
         inputs.check_batch(config.eval.batch_size, 'eval.batch_size of the checkpoint')
     painter = methods.from_generator(
         of_generator, generator, variables, seed_of(config, seed))
-    return Method(name, what, own, lambda label, stems: painter, config)
+    return Method(name, what, own, lambda label, stems: painter, config,
+                  of_generator.get('mask'))
 
 
 def seed_of(config: ml_collections.ConfigDict | None, seed: int | None) -> int:
@@ -228,8 +232,8 @@ def seed_of(config: ml_collections.ConfigDict | None, seed: int | None) -> int:
     return 0 if config is None else config.eval.seed
 
 
-def ranges_of(options: Options, config: ml_collections.ConfigDict | None) -> list[report.Range]:
-    """The hole ranges to evaluate.
+def ranges_of(options: Options, mask: ml_collections.ConfigDict | None) -> list[report.Range]:
+    """The hole ranges to evaluate; `mask` is the config's.
 
     Raises:
       ValueError: ranges that do not go with the table.
@@ -246,11 +250,18 @@ def ranges_of(options: Options, config: ml_collections.ConfigDict | None) -> lis
         bounds = options.hole_ranges
     elif options.masks:
         return [report.Range(None, '')]
-    elif config is not None and options.table != 3:
-        bounds = (tuple(config.mask.hole_range),)
+    elif mask is not None and options.table != 3:
+        bounds = (tuple(mask.hole_range),)
     else:
         bounds = ((0.0, 1.0),)
     return [report.Range(pair, label_of(pair)) for pair in bounds]
+
+
+def strokes_of(options: Options, method: Method) -> tuple[int, int]:
+    """Narrowest and widest stroke of generated masks: as said, as trained, or as fits R."""
+    if options.brush_width or method.mask is None:
+        return options.brush_width or masks_lib.stroke_widths(method.resolution)
+    return tuple(method.mask.brush_width)
 
 
 def masks_for(options: Options, hole_range: report.Range, several: bool, stems: Sequence[str],
@@ -271,11 +282,8 @@ def masks_for(options: Options, hole_range: report.Range, several: bool, stems: 
                 f'the first {len(first)} masks', 1 - first.mean(), options.invert_mask):
             say(f'warning: {sentence}')
     else:
-        config = method.config
-        brush_width = options.brush_width or (
-            (12, 48) if config is None else tuple(config.mask.brush_width))
         make = methods.mask_maker(
-            method.resolution, hole_range.bounds, brush_width, seed)
+            method.resolution, hole_range.bounds, strokes_of(options, method), seed)
     if not options.save_masks:
         return make
     folder = os.path.join(options.save_masks, place)
@@ -333,7 +341,7 @@ def run(checkpoint: str, images: str, out: str, seed: int | None = None,
     method = open_method(checkpoint, options, seed, images)
     config, resolution = method.config, method.resolution
     seed = seed_of(config, seed)
-    ranges = ranges_of(options, config)
+    ranges = ranges_of(options, method.mask)
 
     crop = 'squash'
     if images:
@@ -438,6 +446,7 @@ def report_of(method: Method, options: Options, judge: report.Judge, seed: int, 
         'unreadable': dict(source.unreadable),
         'seeds': {'masks': None if options.masks else seed, 'bootstrap': 0},
         'masks': options.masks or 'generated, one per image name, range and seed',
+        'brush_width': None if options.masks else list(strokes_of(options, method)),
         'invert_mask': options.invert_mask,
         'weight_files': judge.files,
         'left_out': judge.left_out,
@@ -455,8 +464,10 @@ def markdown(method: Method, options: Options, judge: report.Judge, written: Map
         blocks.append(report.published_table(
             options.table, outcomes, name=method.name, dataset=options.dataset,
             side=method.resolution))
+    low, high = strokes_of(options, method)
     masks = options.masks or (
-        f'generated, seed {written["seeds"]["masks"]}, one per image name and range')
+        f'generated, seed {written["seeds"]["masks"]}, one per image name and range, '
+        f'strokes of {low} to {high} pixels')
     step = f' (iteration {method.what["step"]})' if 'step' in method.what else ''
     what = (f'Of {method.name}, {method.what["kind"]} {method.what["path"]}{step}, on '
             f'{written["image_source"]}.')
@@ -511,7 +522,7 @@ def define_flags() -> None:
     flags.DEFINE_string('hole_ranges', '',
                         'Such as "0,.2;.2,.4"; default: the config\'s.')
     flags.DEFINE_string('brush_width', '', 'Narrowest and widest stroke, px; default: '
-                        'the config\'s, else 12,48.')
+                        'the config\'s, else 12,48, scaled below 256 x 256.')
     flags.DEFINE_integer('resolution', 0, 'R, where the method leaves it open.')
     flags.DEFINE_enum('protocol', 'paper', sorted(inception.PROTOCOLS), 'See above.')
     flags.DEFINE_string('metrics', '', f'Some of {", ".join(NAMES)}; default: all.')

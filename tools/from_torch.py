@@ -30,6 +30,7 @@ import ml_collections
 from migan_jax import checkpoint as checkpoint_lib
 from migan_jax import cli
 from migan_jax.configs import finetune256
+from migan_jax.data import masks
 from migan_jax import meter
 from migan_jax import storage
 with cli.needs('export'):
@@ -55,11 +56,8 @@ def convert(
       variables, description: see `importing.convert`.
     """
     config = runpy.run_path(str(DEFAULT_CONFIG))['get_config']()
-    published = config.mask.brush_width
     config, variables, description = importing.convert(path, kind, resolution, config)
-    # At 64 x 64, 12 to 48 pixels would erase nine tenths of a picture.
-    scale = min(1.0, config.model.resolution / 256)
-    config.mask.brush_width = tuple(max(1, round(width * scale)) for width in published)
+    config.mask.brush_width = masks.stroke_widths(config.model.resolution)
     return config, variables, description
 
 

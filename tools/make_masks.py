@@ -40,14 +40,15 @@ def write_mask(path: os.PathLike | str, mask: np.typing.ArrayLike) -> None:
 
 def make_masks(images: os.PathLike | str, out: os.PathLike | str, resolution: int,
                hole_range: tuple[float, float], *, seed: int = 0,
-               brush_width: tuple[int, int] = (12, 48),
+               brush_width: tuple[int, int] | None = None,
                overwrite: bool = False) -> tuple[int, float]:
     """Writes OUT/<stem>.png for every image of a folder.
 
     Args:
       images: folder of images, searched with the folders in it.
       out: folder for the masks.
-      resolution, hole_range, brush_width: as for `masks.free_form`.
+      resolution, hole_range, brush_width: as for `masks.free_form`; strokes by default as
+        wide as `masks.stroke_widths` says.
       seed: int; another seed gives other masks.
       overwrite: whether `out` may be or lie in `images`.
 
@@ -68,7 +69,7 @@ def make_masks(images: os.PathLike | str, out: os.PathLike | str, resolution: in
             masks.free_form,
             resolution=resolution,
             hole_range=hole_range,
-            brush_width=brush_width,
+            brush_width=brush_width or masks.stroke_widths(resolution),
         )
     )
     # Finds bad arguments before anything is written.
@@ -113,7 +114,7 @@ def main(argv: Sequence[str]) -> None:
         values.resolution,
         pair(values.hole_range, float),
         seed=values.seed,
-        brush_width=pair(values.brush_width, int),
+        brush_width=pair(values.brush_width, int) if values.brush_width else None,
         overwrite=values.overwrite,
     )
     if values.json:
@@ -127,7 +128,8 @@ def define_flags() -> None:
     flags.DEFINE_string('out', None, 'Folder for the masks.', required=True)
     flags.DEFINE_integer('resolution', None, 'Side of a mask, px.', required=True)
     flags.DEFINE_string('hole_range', '0,1', 'Bounds of the share of hole pixels.')
-    flags.DEFINE_string('brush_width', '12,48', 'Narrowest and widest stroke, px.')
+    flags.DEFINE_string('brush_width', '', 'Narrowest and widest stroke, px; default: '
+                        '12,48, scaled below 256 x 256.')
     flags.DEFINE_integer('seed', 0, 'Another seed gives other masks.')
     flags.DEFINE_bool('overwrite', False, 'Masks may lie among the images.')
     flags.DEFINE_bool('json', False, 'Print number and mean hole share as JSON.')

@@ -44,6 +44,15 @@ SIDE = 256
 MAX_TRIES = 1000
 
 
+def stroke_widths(resolution: int) -> tuple[int, int]:
+    """Narrowest and widest stroke for R x R: the published 12 and 48, scaled below 256.
+
+    At 64 x 64 the published ones would erase nine tenths of a picture.
+    """
+    scale = min(1.0, resolution / SIDE)
+    return max(1, round(12 * scale)), max(1, round(48 * scale))
+
+
 def free_form(key: jax.Array | int, resolution: int | Sequence[int],
               hole_range: Sequence[float] = (0.0, 1.0), *, brush_width: Sequence[int] = (12, 48)
               ) -> Array:

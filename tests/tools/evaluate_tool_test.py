@@ -15,6 +15,7 @@ from PIL import Image
 import pytest
 import torch
 
+import migan_jax
 from migan_jax.evaluation import classical
 from migan_jax.evaluation import figures
 from migan_jax.evaluation import methods
@@ -553,6 +554,26 @@ def test_table_2_has_its_own_ranges(sets, tmp_path):
         tool.ranges_of(tool.Options(table=3, hole_ranges=two), None)
     labels = [r.label for r in tool.ranges_of(tool.Options(table=2), None)]
     assert labels == ['0-0.2', '0.2-0.4', '0.4-0.6', '0.6-0.8', '0.8-1']
+
+
+def test_a_saved_model_is_measured_under_the_masks_of_its_training(sets, tmp_path):
+    """As `migan_jax.evaluate` does; the published strokes would leave it no pixel."""
+    summary = run(sets, tmp_path / 'demo', checkpoint='demo')
+    report = report_of(tmp_path / 'demo')
+    assert report['brush_width'] == [6, 24]
+    assert report['ranges'][0]['hole_range'] == [0.02, 0.65]
+    text = pathlib.Path(f'{tmp_path}/demo.md').read_text()
+    assert 'generated, seed 0, one per image name and range, strokes of 6 to 24 pixels' in text
+    figures = migan_jax.evaluate('demo', sets[0] / 'images')
+    assert figures.means['hole_psnr'] == pytest.approx(summary['hole_psnr'], rel=1e-6)
+
+
+@pytest.mark.parametrize('side, strokes', [
+    (512, (12, 48)), (256, (12, 48)), (64, (3, 12)), (16, (1, 3))])
+def test_strokes_fit_a_model_that_says_nothing_of_them(side, strokes):
+    method = tool.Method('a', {}, side, None)
+    assert tool.strokes_of(tool.Options(), method) == strokes
+    assert tool.strokes_of(tool.Options(brush_width=(2, 5)), method) == (2, 5)
 
 
 def test_devices_do_not_matter(sets, tmp_path, monkeypatch):
