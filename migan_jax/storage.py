@@ -19,7 +19,7 @@ _REQUEST_S, _REPEATS_S = 8, 18
 # through TensorFlow.
 _TROUBLE = ('RESOURCE_EXHAUSTED', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'os_error_code',
             'PERMISSION_DENIED', 'UNAUTHENTICATED', 'ABORTED', 'HTTP response code',
-            'CURL error')
+            'CURL error', 'libcurl code')
 # Classes of the same, which are not imported here, nor derived from OSError.
 _TROUBLE_FROM = ('tensorflow.python.framework.errors_impl', 'google.api_core.exceptions',
                  'google.auth.exceptions', 'requests.exceptions')

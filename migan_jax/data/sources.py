@@ -357,7 +357,11 @@ class TfdsSource(_Source):
             self._builder = (
                 tfds.builder(name, data_dir=path or None) if name
                 else tfds.builder_from_directory(path))
-        except (ValueError, OSError) as error:  # DatasetNotFoundError is a ValueError.
+        except Exception as error:
+            # DatasetNotFoundError is a ValueError; TFDS raises what a bucket's client
+            # raised anew, as another class.
+            if not (isinstance(error, ValueError) or storage.is_trouble(error)):
+                raise
             raise ValueError(f'{self.where}: cannot open it in data directory '
                              f'{path or "(default)"!r}: {error}') from error
         splits = self._builder.info.splits

@@ -631,6 +631,26 @@ def test_first_damaged_file_of_a_small_folder_is_skipped_and_named(
     assert list(source.unreadable) == ['0.png'] and '0.png' in warnings[0]
 
 
+@pytest.mark.parametrize('error, refused', [
+    # As TFDS raises what its client for buckets raised.
+    (RuntimeError('FailedPreconditionError: Error executing an HTTP request: libcurl code '
+                  '6 meaning ...'), True),
+    (RuntimeError('a fault of the program'), False)])
+def test_a_bucket_that_does_not_answer_is_named(prepared, monkeypatch, error, refused):
+    import tensorflow_datasets
+
+    def builder(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(tensorflow_datasets, 'builder', builder)
+    if refused:
+        with pytest.raises(ValueError, match="'gs://pictures/data'.*libcurl"):
+            _tfds('gs://pictures/data')
+    else:
+        with pytest.raises(RuntimeError, match='fault of the program'):
+            _tfds('gs://pictures/data')
+
+
 def test_tfds_eval(prepared):
     source = _tfds(prepared)
     assert len(source) == 17
