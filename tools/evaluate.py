@@ -521,8 +521,8 @@ def define_flags() -> None:
     flags.DEFINE_string('step', 'best', 'Of --checkpoint: best, latest or an iteration.')
     flags.DEFINE_string('hole_ranges', '',
                         'Such as "0,.2;.2,.4"; default: the config\'s.')
-    flags.DEFINE_string('brush_width', '', 'Narrowest and widest stroke, px; default: '
-                        'the config\'s, else 12,48, scaled below 256 x 256.')
+    flags.DEFINE_string('brush_width', '', 'Least and greatest stroke, px; default: '
+                        'the config\'s, else that of R.')
     flags.DEFINE_integer('resolution', 0, 'R, where the method leaves it open.')
     flags.DEFINE_enum('protocol', 'paper', sorted(inception.PROTOCOLS), 'See above.')
     flags.DEFINE_string('metrics', '', f'Some of {", ".join(NAMES)}; default: all.')
