@@ -1,7 +1,7 @@
 """Weight files: where they are looked for, hashes, and loading into both networks."""
 
-import importlib.util
 import hashlib
+import importlib.util
 import os
 
 import numpy as np
