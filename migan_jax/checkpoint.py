@@ -20,6 +20,7 @@ from typing import Any
 
 from absl import logging
 from etils import epy
+import flax
 import jax
 import ml_collections
 import numpy as np
@@ -551,7 +552,8 @@ def load_generator_step(
         ) -> tuple[ml_collections.ConfigDict, Callable[[Array], jax.Array], int | None]:
     """`load_generator`, and the iteration that was taken; None where there is none."""
     config, generator, variables, taken = load_deployed_step(directory, step)
-    paint = lowered.kept(build.make_painter(generator), repr(generator),
+    # Flax traces, too.
+    paint = lowered.kept(build.make_painter(generator), f'{generator!r}, {flax.__version__}',
                          pathlib.Path(build.__file__).parent)
     on_device = jax.device_put(variables)
     return config, lambda x: paint(on_device, x, np.uint32(seed)), taken

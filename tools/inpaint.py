@@ -189,8 +189,8 @@ def check(images: os.PathLike | str, masks: os.PathLike | str, out: os.PathLike 
         failed = []
     for flag, folder in {'out': out, **dict(squashed)}.items():
         if not overwrite:
-            targets = [target if flag == 'out' else squashed_path(folder, target, out)
-                       for target in (job.target for job in jobs)]
+            targets = [job.target if flag == 'out'
+                       else squashed_path(folder, job.target, out) for job in jobs]
             errors += check_apart(images, masks, f'--{flag}={folder}', jobs, targets)
     if out.exists() and not out.is_dir():
         errors.append(f'--out={shown(out)} exists and is not a folder')

@@ -161,7 +161,9 @@ def _rules():
         elif re.fullmatch(r'loss\.\w+_weight', name):
             rules[name] = _FROM_0
         else:
-            raise NotImplementedError(f'_OWN_RULES does not say what {name} may be')
+            # For who adds a field, at the first import.
+            raise LookupError(f'configs/default.py has a field {name}, and _OWN_RULES in '
+                              f'{__file__} does not say what it may be')
     return rules
 
 
